@@ -1,0 +1,105 @@
+"""Paths and settings. The sole reader of the environment.
+
+Flags win over the environment, the environment over `/etc/criu-agent/config.toml`.
+"""
+
+import os
+import shutil
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from criu_agent.errors import Usage
+
+CONFIG_FILE = Path("/etc/criu-agent/config.toml")
+_KEYS = frozenset({"repository", "state_dir", "runtime_dir", "prefix", "criu", "init"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Where things are on this host.
+
+    state_dir holds what must survive a reboot, runtime_dir sockets and mount points (a tmpfs as a rule),
+    repository the snapshots. criu and init are the CRIU binary and the static init of the box; a path that
+    does not exist says itself what is missing when it is used.
+    """
+
+    state_dir: Path
+    runtime_dir: Path
+    repository: str
+    criu: Path
+    init: Path
+
+    @property
+    def runs(self) -> Path:
+        return self.state_dir / "runs"
+
+
+def _value(settings: Mapping[str, object], key: str, default: str) -> str:
+    value = os.environ.get(f"CRIU_AGENT_{key.upper()}") or settings.get(key, default)
+    if not isinstance(value, str):
+        raise Usage(f"{CONFIG_FILE}: {key} must be a string")
+    return value
+
+
+def _program(settings: Mapping[str, object], key: str, ours: Path, name: str) -> Path:
+    """The program of that setting: as set, else ours under the prefix, else the host's on PATH."""
+    chosen = _value(settings, key, "")
+    if chosen:
+        return Path(chosen)
+    on_path = None if ours.exists() else shutil.which(name)
+    return Path(on_path) if on_path else ours
+
+
+def load(*, repository: str | None = None) -> Config:
+    """The configuration of this process. `Usage` for a configuration file that cannot be understood."""
+    settings = _read_file()
+    prefix = Path(_value(settings, "prefix", "/opt/criu-agent"))
+    state_dir = Path(_value(settings, "state_dir", "/var/lib/criu-agent")).absolute()
+    return Config(
+        state_dir=state_dir,
+        runtime_dir=Path(_value(settings, "runtime_dir", "/run/criu-agent")).absolute(),
+        repository=repository or _value(settings, "repository", str(state_dir / "repository")),
+        criu=_program(settings, "criu", prefix / "criu/bin/criu", "criu"),
+        init=_program(settings, "init", prefix / "bin/tini-static", "tini-static"),
+    )
+
+
+def _read_file() -> dict[str, object]:
+    try:
+        settings = tomllib.loads(CONFIG_FILE.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise Usage(f"cannot read {CONFIG_FILE}: {error}") from error
+    unknown = sorted(set(settings) - _KEYS)
+    if unknown:
+        raise Usage(f"{CONFIG_FILE}: unknown setting {unknown[0]!r}", hint=f"known are: {', '.join(sorted(_KEYS))}")
+    return settings
+
+
+def child_environment(config: Config) -> dict[str, str]:
+    """The environment of a supervisor: ours, with the settings in force pinned, so that it sees the same."""
+    return {
+        **os.environ,
+        "CRIU_AGENT_STATE_DIR": str(config.state_dir),
+        "CRIU_AGENT_RUNTIME_DIR": str(config.runtime_dir),
+        "CRIU_AGENT_REPOSITORY": config.repository,
+        "CRIU_AGENT_CRIU": str(config.criu),
+        "CRIU_AGENT_INIT": str(config.init),
+    }
+
+
+def user_environment() -> dict[str, str]:
+    """The caller's environment without our own settings: what the wrapped command gets."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("CRIU_AGENT_")}
+
+
+def calling_user() -> str:
+    """ "uid:gid" of the person who called, also through sudo."""
+    return f"{os.environ.get('SUDO_UID', os.getuid())}:{os.environ.get('SUDO_GID', os.getgid())}"
+
+
+def no_color() -> bool:
+    return bool(os.environ.get("NO_COLOR"))

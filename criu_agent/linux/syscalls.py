@@ -1,0 +1,106 @@
+"""The system calls that Python's `os` does not have: one function each, named as its man page.
+
+Every function raises OSError with the errno of the call. Sources: man 2 of each name, and the kernel's uapi
+headers for the constants.
+"""
+
+import ctypes
+import os
+import struct
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+# sched.h
+CLONE_NEWTIME = 0x00000080
+CLONE_NEWNS = 0x00020000
+CLONE_NEWCGROUP = 0x02000000
+CLONE_NEWUTS = 0x04000000
+CLONE_NEWIPC = 0x08000000
+CLONE_NEWUSER = 0x10000000
+CLONE_NEWPID = 0x20000000
+CLONE_NEWNET = 0x40000000
+
+# sys/mount.h
+MS_NOSUID = 0x2
+MS_NODEV = 0x4
+MS_NOEXEC = 0x8
+MS_REMOUNT = 0x20
+MS_BIND = 0x1000
+MS_REC = 0x4000
+MS_PRIVATE = 0x40000
+MS_SLAVE = 0x80000
+MNT_DETACH = 0x2
+
+# linux/prctl.h, linux/seccomp.h, linux/filter.h
+PR_SET_PDEATHSIG = 1
+PR_SET_DUMPABLE = 4
+PR_SET_SECCOMP = 22
+PR_SET_CHILD_SUBREAPER = 36
+SECCOMP_MODE_FILTER = 2
+
+SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
+
+
+def _check(result: int, what: str) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), what)
+    return result
+
+
+def unshare(flags: int) -> None:
+    _check(_libc.unshare(ctypes.c_int(flags)), "unshare")
+
+
+def setns(fd: int, flags: int) -> None:
+    _check(_libc.setns(ctypes.c_int(fd), ctypes.c_int(flags)), "setns")
+
+
+def mount(source: str, target: str, fstype: str = "", flags: int = 0, data: str = "") -> None:
+    """man 2 mount. The OSError names the target."""
+    result = _libc.mount(
+        os.fsencode(source),
+        os.fsencode(target),
+        fstype.encode() or None,
+        ctypes.c_ulong(flags),
+        os.fsencode(data) or None,
+    )
+    _check(result, target)
+
+
+def umount2(target: str, flags: int = 0) -> None:
+    _check(_libc.umount2(os.fsencode(target), ctypes.c_int(flags)), target)
+
+
+def pivot_root(new_root: str, put_old: str) -> None:
+    number = SYS_PIVOT_ROOT[os.uname().machine]
+    _check(
+        _libc.syscall(ctypes.c_long(number), os.fsencode(new_root), os.fsencode(put_old)),
+        f"pivot_root {new_root}",
+    )
+
+
+def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:
+    words = [ctypes.c_ulong(word) for word in (arg2, arg3, arg4, arg5)]
+    return _check(_libc.prctl(ctypes.c_int(option), *words), f"prctl {option}")
+
+
+def seccomp_set_filter(program: bytes) -> None:
+    """Install a classic BPF program of 8-byte instructions as a seccomp filter of this thread.
+
+    Needs CAP_SYS_ADMIN or no_new_privs (man 2 seccomp).
+    """
+    code = ctypes.create_string_buffer(program, len(program))
+    # struct sock_fprog: u16 number of instructions, padding, pointer
+    fprog = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(program) // 8, ctypes.addressof(code)))
+    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, ctypes.addressof(fprog))
+
+
+def tee(source: int, target: int, length: int) -> int:
+    """Copy up to `length` bytes from one pipe to another without taking them out; SPLICE_F_NONBLOCK."""
+    _libc.tee.restype = ctypes.c_ssize_t
+    nonblock = 0x02
+    result: int = _libc.tee(
+        ctypes.c_int(source), ctypes.c_int(target), ctypes.c_size_t(length), ctypes.c_uint(nonblock)
+    )
+    return _check(result, "tee")

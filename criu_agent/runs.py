@@ -1,0 +1,229 @@
+"""The run directories: `state_dir/runs/<id>/` with run.json, state.json, the lock of the supervisor, and its logs.
+
+state.json is written whole and renamed, by the supervisor only; a reader never sees half of it. Whether a
+supervisor lives is asked of the kernel: it holds a lock on `lock` as long as it does.
+"""
+
+import dataclasses
+import errno
+import fcntl
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from criu_agent.config import Config
+from criu_agent.errors import Failure, HostCannot, NotFound, Usage
+from criu_agent.model import RunSpec, RunState
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+ENDED = frozenset({"exited", "failed", "suspended"})
+
+
+def now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def new_id() -> str:
+    return secrets.token_hex(6)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run directory as it is read now. alive: its supervisor lives."""
+
+    directory: Path
+    runtime: Path
+    spec: RunSpec
+    state: RunState
+    alive: bool
+
+    @property
+    def socket(self) -> Path:
+        return self.runtime / "control.sock"
+
+    @property
+    def shown_state(self) -> str:
+        """The state to show: what a dead supervisor wrote last is not true any more."""
+        if self.alive or self.state.state in ENDED:
+            return self.state.state
+        return "degraded" if box_is_alive(self.state) else "failed"
+
+
+def box_is_alive(state: RunState) -> bool:
+    """Whether PID 1 of the box still runs, on this boot."""
+    if not state.root_pid or state.boot_id != boot_id():
+        return False
+    try:
+        comm = Path(f"/proc/{state.root_pid}/comm").read_text()
+    except OSError:
+        return False
+    return comm.startswith("criu-agent-init")
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def directory(config: Config, run_id: str) -> Path:
+    return config.runs / run_id
+
+
+def runtime(config: Config, run_id: str) -> Path:
+    return config.runtime_dir / run_id
+
+
+def check_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise Usage(f"{name!r} is not a name for a run", hint="use letters, digits, dots, dashes; 63 at most")
+    return name
+
+
+def create(config: Config, spec: RunSpec) -> Path:
+    """Make the directory of a new run. Failure when the name is taken."""
+    try:
+        config.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        config.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with _locked(config.state_dir / "lock"):
+            _require_free_name(config, spec)
+            path = directory(config, spec.id)
+            path.mkdir(mode=0o700)
+            runtime(config, spec.id).mkdir(mode=0o700, exist_ok=True)
+            write_json(path / "run.json", dataclasses.asdict(spec))
+            write_state(path, RunState(state="starting", boot_id=boot_id(), updated=now()))
+    except OSError as error:
+        raise HostCannot(
+            f"cannot make the run directory in {config.state_dir}: {error.strerror}",
+            hint="set CRIU_AGENT_STATE_DIR to a directory that can be written to",
+        ) from error
+    return path
+
+
+def _require_free_name(config: Config, spec: RunSpec) -> None:
+    taken = [run for run in every(config) if run.spec.name == spec.name]
+    if taken:
+        state = taken[0].shown_state
+        verb = "resume" if state == "suspended" else "rm -f" if state == "running" else "rm"
+        raise Failure(
+            f"the name {spec.name} is taken by a run that is {state}",
+            hint=f"choose another --name, or: criu-agent {verb} {spec.name}",
+        )
+
+
+def every(config: Config) -> list[Run]:
+    """All runs of this host, oldest first."""
+    try:
+        names = os.listdir(config.runs)
+    except FileNotFoundError:
+        return []
+    found = [run for name in names if (run := _read(config, name)) is not None]
+    return sorted(found, key=lambda run: run.spec.created)
+
+
+def find(config: Config, wanted: str) -> Run:
+    """The run of that name or id prefix; `.` is the newest that was started in the current directory."""
+    known = every(config)
+    if wanted == ".":
+        here = os.getcwd()  # noqa: PTH109
+        matches = [run for run in known if run.spec.workdir == here][-1:]
+    else:
+        matches = [run for run in known if run.spec.name == wanted]
+        matches = matches or [run for run in known if run.spec.id.startswith(wanted)]
+    if not matches:
+        raise NotFound(f"no such run: {wanted}", hint="criu-agent ps -a lists them")
+    if len(matches) > 1:
+        names = ", ".join(f"{run.spec.id} ({run.spec.name})" for run in matches)
+        raise NotFound(f"{wanted} means several runs: {names}", hint="give more of the id")
+    return matches[0]
+
+
+def by_id(config: Config, run_id: str) -> Run | None:
+    return _read(config, run_id)
+
+
+def _read(config: Config, run_id: str) -> Run | None:
+    path = directory(config, run_id)
+    try:
+        spec = json.loads((path / "run.json").read_bytes())
+        state = json.loads((path / "state.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None  # being made or removed just now
+    return Run(
+        directory=path,
+        runtime=runtime(config, run_id),
+        spec=RunSpec(**{**spec, "argv": tuple(spec["argv"]), "through": tuple(spec["through"])}),
+        state=RunState(**state),
+        alive=_is_locked(path / "lock"),
+    )
+
+
+def write_state(path: Path, state: RunState) -> None:
+    write_json(path / "state.json", dataclasses.asdict(state))
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Replace the file in one step, mode 0600."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        with open(fd, "w", encoding="utf-8") as file:
+            json.dump(value, file)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def hold_lock(path: Path) -> int:
+    """Take the lock of a run for the life of this process. Failure when a supervisor has it."""
+    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        raise Failure("the run has a supervisor already", hint="criu-agent ps shows its state") from error
+    return fd
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+def remove(run: Run) -> None:
+    """Delete the run's directories. Its snapshots stay in the repository."""
+    shutil.rmtree(run.runtime, ignore_errors=True)
+    # run.json last: a removal that is cut off can be said again.
+    for entry in sorted(run.directory.iterdir(), key=lambda path: path.name == "run.json"):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+    run.directory.rmdir()

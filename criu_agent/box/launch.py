@@ -1,0 +1,214 @@
+"""Start a command in a new box: from fork to exec of PID 1.
+
+The caller must be single-threaded here and in a mount namespace of its own. PID 1 is a static tini; it is our
+direct child, so that waitpid gives the true status. Order matters:
+
+1. unshare(CLONE_NEWPID), fork, and setns back: a direct child that is PID 1, while later children
+   (criu, hooks) stay in the host's pid namespace;
+2. in the child: cgroup, the other namespaces, mounts, pivot_root;
+3. setsid only now: a session leader from outside the pid namespace cannot be dumped;
+4. the terminal is opened inside, with O_NOCTTY and then TIOCSCTTY: opened outside, its mount would not be found
+   by a dump (lab/criu.md sections 2 and 12);
+5. seccomp last but exec, since it would be in the way of none of the above but is inherited from here on.
+"""
+
+import array
+import errno
+import fcntl
+import json
+import os
+import signal
+import socket
+import stat
+import struct
+import termios
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from criu_agent.box import mounts, seccomp
+from criu_agent.box.cgroup import Cgroup
+from criu_agent.errors import Failure, ToolFailed, by_code
+from criu_agent.linux import syscalls
+
+_TIOCSPTLCK = 0x40045431  # asm-generic/ioctls.h
+_TIOCGPTN = 0x80045430
+_TTY_GROUP = 5  # Debian's group tty, as in the devpts mount options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What runs in the box. user is "uid:gid"; stdio are the child's ends of three pipes, None for a terminal.
+
+    A standard input of -1 means /dev/null. window is (rows, columns) of the terminal at the start.
+    """
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    workdir: str
+    user: str
+    stdio: tuple[int, int, int] | None
+    window: tuple[int, int] = (24, 80)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started:
+    """root_pid is PID 1 of the box as the host sees it; master the pty's master, or None with pipes."""
+
+    root_pid: int
+    master: int | None
+
+
+def start(layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point: Path) -> Started:
+    """Start the command; returns when it has been executed.
+
+    CommandNotFound, NotExecutable or ToolFailed when it cannot be, and nothing is left then.
+    """
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        syscalls.unshare(syscalls.CLONE_NEWPID)
+        pid = os.fork()
+        if pid == 0:
+            _child(layout, command, cgroup, mount_point, theirs)  # never returns
+        syscalls.setns(own_pid_namespace, syscalls.CLONE_NEWPID)
+        theirs.close()
+        return _await_exec(ours, pid)
+    finally:
+        os.close(own_pid_namespace)
+        ours.close()
+        theirs.close()
+
+
+def _await_exec(channel: socket.socket, pid: int) -> Started:
+    """Read what the child reports: the pty's master, an error, or the end of the channel, which exec closes."""
+    master: int | None = None
+    while True:
+        data, ancillary, _, _ = channel.recvmsg(65536, socket.CMSG_SPACE(4))
+        if not data:
+            return Started(root_pid=pid, master=master)
+        report = json.loads(data)
+        for _, _, raw in ancillary:
+            master = array.array("i", raw)[0]
+        if "message" in report:
+            os.waitpid(pid, 0)
+            if master is not None:
+                os.close(master)
+            raise by_code(report["code"])(report["message"], hint=report["hint"])
+
+
+def _child(
+    layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point: Path, channel: socket.socket
+) -> None:
+    """The child's whole life before exec. Whatever goes wrong is reported, and ends it with _exit."""
+    try:
+        _enter(layout, command, cgroup, mount_point)
+        _attach_stdio(command, channel)
+        executable_check(command)
+        _become_init(command)
+    except Failure as error:
+        _report(channel, {"message": error.message, "hint": error.hint, "code": error.exit_code})
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        text = f"cannot set up the box: {error.strerror}{where}"
+        _report(channel, {"message": text, "hint": "criu-agent doctor", "code": ToolFailed.exit_code})
+    finally:
+        os._exit(ToolFailed.exit_code)
+
+
+def _report(channel: socket.socket, report: Mapping[str, object]) -> None:
+    channel.send(json.dumps(report).encode())
+
+
+def _enter(layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point: Path) -> None:
+    cgroup.add(0)
+    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
+    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+    mounts.mount_root(layout, mount_point)
+    mounts.mount_inside(mount_point, layout, int(command.user.partition(":")[0]))
+    mounts.pivot(mount_point)
+    os.setsid()
+    try:
+        os.chdir(command.workdir)
+    except OSError as error:
+        raise ToolFailed(
+            f"cannot change to the working directory {command.workdir}: {error.strerror}",
+            hint="name one that exists with --workdir",
+        ) from error
+
+
+def _attach_stdio(command: Command, channel: socket.socket) -> None:
+    if command.stdio is None:
+        open_terminal(command, channel)
+    else:
+        null = os.open("/dev/null", os.O_RDWR)
+        for number, fd in enumerate(command.stdio):
+            os.dup2(null if fd < 0 else fd, number)
+    # exec closes the channel: that is how the parent learns that it came so far.
+    keep = channel.fileno()
+    os.closerange(3, keep)
+    os.closerange(keep + 1, 1 << 20)
+
+
+def open_terminal(command: Command, channel: socket.socket) -> None:
+    """Make a pty of the box's devpts the controlling terminal of this session leader; its master is sent away."""
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    (number,) = struct.unpack("I", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))
+    slave = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY)
+    os.fchown(slave, int(command.user.partition(":")[0]), _TTY_GROUP)
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *command.window, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
+    for fd in (0, 1, 2):
+        os.dup2(slave, fd)
+    socket.send_fds(channel, [b"{}"], [master])
+
+
+def executable_check(command: Command) -> None:
+    """Say it before the box runs if the command cannot be executed, as a shell would: 127 or 126."""
+    name = command.argv[0]
+    if "/" in name:
+        candidates = [name]
+    else:
+        search = command.env.get("PATH", os.defpath)
+        candidates = [f"{directory or '.'}/{name}" for directory in search.split(":")]
+    found = [path for path in candidates if _exists(path)]
+    if not found:
+        raise by_code(127)(f"{name}: command not found", hint="is it on PATH, and not below /tmp or /run?")
+    if not any(_is_executable(path) for path in found):
+        raise by_code(126)(f"{found[0]} cannot be executed", hint=f"chmod +x {found[0]}")
+
+
+def _exists(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.EACCES
+    return True
+
+
+def _is_executable(path: str) -> bool:
+    return stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK)
+
+
+def _become_init(command: Command) -> None:
+    restore_signals()
+    syscalls.seccomp_set_filter(seccomp.program(os.uname().machine))
+    os.execve(mounts.INIT, ["criu-agent-init", "--", *as_user(command)], dict(command.env))  # noqa: S606 - that is what it is for
+
+
+def restore_signals() -> None:
+    """As a shell would start it: Python ignores SIGPIPE, and an ignored signal stays ignored across exec."""
+    for number in range(1, signal.NSIG):
+        if number not in (signal.SIGKILL, signal.SIGSTOP) and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def as_user(command: Command) -> list[str]:
+    """argv that runs the command as its user."""
+    uid, _, gid = command.user.partition(":")
+    if (uid, gid) == ("0", "0"):
+        return list(command.argv)
+    drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--"]
+    return [*drop, *command.argv]

@@ -1,0 +1,189 @@
+"""What the box sees as its files: the overlay root and the mounts in it, for a start and for a restore alike.
+
+At a start we mount everything. At a restore CRIU mounts again what it dumped (proc, the tmpfs with their
+content, devpts), and asks for the rest by name: the root, and every `Bind`. Both sides are made from the
+same `Layout`, so they cannot drift apart.
+"""
+
+import os
+import stat
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from criu_agent import log
+from criu_agent.errors import HostCannot, Usage
+from criu_agent.linux import syscalls
+
+DEVICES = ("null", "zero", "full", "random", "urandom")
+INIT = "/run/criu-agent/criu-agent-init"  # bound, since its path on the host may differ elsewhere
+_OPAQUE = "trusted.overlay.opaque"
+# Without index and nfs_export CRIU cannot dump an inotify watch on an overlay (lab/criu.md section 6).
+_OVERLAY_OPTIONS = "index=on,nfs_export=on"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bind:
+    """A file or directory of the host that is bound into the box: an External of CRIU under `key`."""
+
+    key: str
+    source: str  # on the host
+    target: str  # in the box
+
+    @property
+    def dump_external(self) -> str:
+        return f"mnt[{self.target}]:{self.key}"
+
+    @property
+    def restore_external(self) -> str:
+        return f"mnt[{self.key}]:{self.source}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """The directories of one run's root, and its binds.
+
+    directory holds upper (what the run wrote), work (overlayfs' own) and is on a file system that can carry an
+    upper layer. hidden are paths of the host that the box must not see, such as our own state.
+    """
+
+    directory: Path
+    binds: tuple[Bind, ...]
+    hidden: tuple[str, ...]
+
+    @property
+    def upper(self) -> Path:
+        return self.directory / "upper"
+
+    @property
+    def work(self) -> Path:
+        return self.directory / "work"
+
+    def dump_externals(self) -> list[str]:
+        """mnt[/] is the overlay root: at the restore --root is its counterpart."""
+        return ["mnt[/]:root", *(bind.dump_external for bind in self.binds)]
+
+    def restore_externals(self) -> list[str]:
+        return [bind.restore_external for bind in self.binds]
+
+
+def system_binds(init: Path) -> list[Bind]:
+    """The binds that every box has: device nodes, /sys, the static init, and the resolver's file if it is needed."""
+    binds = [Bind(key=f"dev-{name}", source=f"/dev/{name}", target=f"/dev/{name}") for name in DEVICES]
+    binds.append(Bind(key="init", source=str(init), target=INIT))
+    binds.append(Bind(key="sys", source="/sys", target="/sys"))
+    resolver = os.path.realpath("/etc/resolv.conf")
+    # The box has its own /run: a resolv.conf that is a link into /run would dangle.
+    if resolver.startswith("/run/") and Path(resolver).is_file():
+        binds.append(Bind(key="resolver", source=resolver, target=resolver))
+    return binds
+
+
+def through_binds(paths: Iterable[str]) -> list[Bind]:
+    """Binds of what is written through to the host, outer directories first; nested ones need none."""
+    binds: list[Bind] = []
+    for path in sorted(set(paths)):
+        if path == "/" or any(path.startswith(bind.target + "/") for bind in binds):
+            continue
+        if not os.path.exists(path):  # noqa: PTH110 - a str, and the user's spelling of it
+            raise Usage(f"{path} does not exist", hint="make it first, or leave it out of --through")
+        binds.append(Bind(key=f"through{path.replace('/', '-')}", source=path, target=path))
+    return binds
+
+
+def prepare_upper(layout: Layout) -> None:
+    """Make the upper layer of a new run: an own empty /tmp, and nothing to see under the hidden paths."""
+    for directory in (layout.upper, layout.work):
+        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+    for path, mode in [("/tmp", 0o1777), *((path, 0o700) for path in layout.hidden)]:  # noqa: S108 - of the box
+        made = _mirror(layout.upper, path)
+        made.chmod(mode)
+        os.setxattr(made, _OPAQUE, b"y")
+
+
+def _mirror(upper: Path, path: str) -> Path:
+    """Make directory `path` in the upper layer, its parents with the modes and owners that the host's have."""
+    made = upper
+    host = Path("/")
+    for part in Path(path).parts[1:]:
+        made, host = made / part, host / part
+        if not made.exists():
+            made.mkdir(mode=0o755)
+            if host.is_dir():
+                facts = host.stat()
+                made.chmod(stat.S_IMODE(facts.st_mode))
+                os.chown(made, facts.st_uid, facts.st_gid)
+    return made
+
+
+def mount_root(layout: Layout, target: Path) -> None:
+    """Mount the overlay of the host's root and the run's upper layer on `target`."""
+    options = f"lowerdir=/,upperdir={layout.upper},workdir={layout.work},{_OVERLAY_OPTIONS}"
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        syscalls.mount("criu-agent", str(target), "overlay", 0, options)
+    except OSError as error:
+        raise HostCannot(
+            f"cannot mount an overlay of / with its upper layer in {layout.directory}: {error.strerror}",
+            hint="set CRIU_AGENT_STATE_DIR to a directory on ext4, xfs or btrfs; criu-agent doctor tries it",
+        ) from error
+
+
+def mount_inside(root: Path, layout: Layout, uid: int) -> None:
+    """Mount everything below the root of a new box. At a restore CRIU does this from its images."""
+    _mount_fresh(root, "proc", "proc", syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC)
+    _mount_fresh(root, "dev", "tmpfs", syscalls.MS_NOSUID, "mode=755,size=64k")
+    for name in ("pts", "shm"):
+        (root / "dev" / name).mkdir(mode=0o755)
+    pts_options = "newinstance,ptmxmode=0666,mode=620,gid=5"
+    _mount_fresh(root, "dev/pts", "devpts", syscalls.MS_NOSUID | syscalls.MS_NOEXEC, pts_options)
+    _mount_fresh(root, "dev/shm", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=1777")
+    _mount_fresh(root, "run", "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=755,size=64m")
+    links = {
+        "ptmx": "pts/ptmx",
+        "fd": "/proc/self/fd",
+        "stdin": "/proc/self/fd/0",
+        "stdout": "/proc/self/fd/1",
+        "stderr": "/proc/self/fd/2",
+        # A descriptor of the real /dev/tty breaks the dump of every program that opened it (ssh, sudo).
+        "tty": "pts/0",
+    }
+    for name, to in links.items():
+        (root / "dev" / name).symlink_to(to)
+    _make_directory(root / "run/lock", 0o1777)
+    _make_directory(root / f"run/user/{uid}", 0o700, uid)
+    for bind in layout.binds:
+        target = root / bind.target.lstrip("/")
+        _make_mount_point(Path(bind.source), target)
+        syscalls.mount(bind.source, str(target), "", syscalls.MS_BIND)
+
+
+def _mount_fresh(root: Path, where: str, fstype: str, flags: int, data: str = "") -> None:
+    target = root / where
+    target.mkdir(exist_ok=True)
+    syscalls.mount(fstype, str(target), fstype, flags, data)
+
+
+def _make_directory(path: Path, mode: int, uid: int = 0) -> None:
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(mode)
+    os.chown(path, uid, -1)
+
+
+def _make_mount_point(source: Path, target: Path) -> None:
+    if target.exists():
+        return
+    if source.is_dir():
+        target.mkdir(parents=True)
+    else:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.touch()
+    log.debug("made the mount point %s", target)
+
+
+def pivot(root: Path) -> None:
+    """Make `root` the root of this mount namespace and let go of the old one (man 2 pivot_root)."""
+    os.chdir(root)
+    syscalls.pivot_root(".", ".")
+    syscalls.umount2(".", syscalls.MNT_DETACH)
+    os.chdir("/")

@@ -1,0 +1,126 @@
+"""One `criu dump`, from its start to the end of CRIU.
+
+with Dump(...) as dump:       # frozen here: everything is dumped
+    ...                       # capture what must be of the same instant
+    dump.go()                 # without this CRIU rolls back, and the tree runs on
+"""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from criu_agent import log
+from criu_agent.criu import command, explain, rpc_pb2
+from criu_agent.criu.images import ImageDir
+from criu_agent.criu.stages import Stages
+from criu_agent.errors import Failure, HostCannot, Interrupted, Timeout
+from criu_agent.linux import process
+
+_LOG_FILE = "criu-dump.log"
+_TICK = 0.02  # seconds between two looks at CRIU and at the caller's wish to stop
+
+
+class Cancel:
+    """Set by another thread to have a dump given up."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+
+class Dump:
+    """A dump of the tree below `pid` into `images`. limit: seconds until a dump that does not end is given up."""
+
+    def __init__(
+        self,
+        criu: Path,
+        *,
+        pid: int,
+        images: ImageDir,
+        work: Path,
+        externals: Sequence[str],
+        leave_running: bool,
+        network_lock: command.NetworkLock,
+        limit: float,
+        cancel: Cancel,
+    ) -> None:
+        self._images = images
+        self._work = work
+        self._log = work / _LOG_FILE
+        self._limit = limit
+        self._cancel = cancel
+        self._log.unlink(missing_ok=True)
+        self._stages = Stages(work / "criu-stage")
+        self._decided = False
+        argv = command.dump(
+            criu,
+            pid=pid,
+            images=images.path,
+            work=work,
+            log_file=_LOG_FILE,
+            externals=externals,
+            stage_script=self._stages.script,
+            leave_running=leave_running,
+            network_lock=network_lock,
+        )
+        try:
+            self._criu = process.spawn(argv)
+        except OSError as error:
+            self._stages.close()
+            raise HostCannot(
+                f"cannot run {criu}: {error.strerror}", hint="install it with scripts/install-criu"
+            ) from error
+
+    def __enter__(self) -> "Dump":
+        """Wait until the tree is frozen and dumped."""
+        try:
+            self._await_frozen()
+        except BaseException:
+            self._stages.close()
+            raise
+        return self
+
+    def _await_frozen(self) -> None:
+        deadline = time.monotonic() + self._limit
+        reason: Failure | None = None
+        while not self._stages.asked(_TICK):
+            if self._criu.poll() is not None:
+                raise reason or self._failure()
+            if reason is not None:
+                continue
+            if self._cancel.wanted:
+                reason = Interrupted("the checkpoint was given up", agent_state="running, unharmed")
+            elif time.monotonic() > deadline:
+                reason = Timeout(f"the dump did not end within {self._limit:.0f} s", agent_state="running, unharmed")
+            if reason is not None:
+                self._images.fill()
+        if reason is not None:  # it had finished writing before there was no room left
+            self._answer_no()
+            raise reason
+
+    def go(self) -> rpc_pb2.DumpStats:
+        """Let CRIU finish: the tree runs on, or stays stopped, as asked for at the start. CRIU's own figures."""
+        self._decided = True
+        self._stages.answer("go")
+        if self._criu.wait() != 0:
+            raise self._failure()
+        # An image is two u32 of magic, then u32 lengths and messages.
+        return rpc_pb2.Stats.FromString((self._work / "stats-dump").read_bytes()[12:]).dump
+
+    def _answer_no(self) -> None:
+        self._decided = True
+        self._stages.answer("no")
+        self._criu.wait()
+        log.info("the dump was undone")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._decided:
+            self._answer_no()
+        self._stages.close()
+
+    def _failure(self) -> Failure:
+        text = self._log.read_text(errors="replace") if self._log.exists() else ""
+        explanation = explain.explain(text, verb="dump")
+        return explain.as_failure(explanation, agent_state="running, unharmed")

@@ -1,0 +1,100 @@
+"""What every verb has at hand: the global options, and the configuration that they change.
+
+The global options may stand before or behind the verb, so that `criu-agent --json ps` and `criu-agent ps --json`
+are the same.
+"""
+
+import os
+import sys
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Any
+
+import click
+
+from criu_agent import config, log
+from criu_agent.config import Config
+from criu_agent.errors import NotRoot
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlobalOptions:
+    repo: str | None = None
+    json: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    no_color: bool = False
+    yes: bool = False
+
+
+def options() -> list[click.Option]:
+    """The global options, made anew: click keeps state in them."""
+    return [
+        click.Option(
+            ["-r", "--repo"],
+            metavar="URL",
+            help="Repository of the snapshots, a directory  [env: CRIU_AGENT_REPOSITORY]",
+        ),
+        click.Option(["--json"], is_flag=True, help="Print JSON"),
+        click.Option(["-q", "--quiet"], is_flag=True, help="Print ids only, and no progress"),
+        click.Option(["-v", "--verbose"], count=True, help="Say more; -vv shows every command that is run"),
+        click.Option(["--no-color"], is_flag=True, help="No colour  [env: NO_COLOR]"),
+        click.Option(["-y", "--yes"], is_flag=True, help="Answer yes to every question"),
+    ]
+
+
+class Context:
+    """The global options in force for one command line, and what follows from them."""
+
+    def __init__(self) -> None:
+        self.options = GlobalOptions()
+
+    def take(self, params: dict[str, Any]) -> None:
+        """Take the global options out of a command's parameters; what was given earlier stays in force."""
+        old = self.options
+        self.options = GlobalOptions(
+            repo=params.pop("repo", None) or old.repo,
+            json=params.pop("json", False) or old.json,
+            quiet=params.pop("quiet", False) or old.quiet,
+            verbose=params.pop("verbose", 0) or old.verbose,
+            no_color=params.pop("no_color", False) or old.no_color,
+            yes=params.pop("yes", False) or old.yes,
+        )
+        if self.options.verbose > 1 > old.verbose - 1:
+            log.open_stderr()
+
+    @cached_property
+    def config(self) -> Config:
+        return config.load(repository=self.options.repo)
+
+    @property
+    def color(self) -> bool:
+        return sys.stdout.isatty() and not self.options.no_color and not config.no_color()
+
+    def require_root(self) -> None:
+        if os.geteuid() != 0:
+            raise NotRoot("criu-agent needs root", hint=f"sudo criu-agent {' '.join(sys.argv[1:])}")
+
+
+class Verb(click.Command):
+    """A command that takes the global options too, and is for root unless it says otherwise."""
+
+    def __init__(self, *args: Any, needs_root: bool = True, **kwargs: Any) -> None:  # noqa: ANN401 - click's
+        super().__init__(*args, **kwargs)
+        self._needs_root = needs_root
+        own = {spelling for parameter in self.params for spelling in parameter.opts}
+        for option in options():
+            option.opts = [spelling for spelling in option.opts if spelling not in own]
+            option.hidden = True  # they are in `criu-agent --help`, once
+            if option.opts and option.name not in {parameter.name for parameter in self.params}:
+                self.params.append(option)
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's
+        ctx.obj.take(ctx.params)
+        if self._needs_root:
+            ctx.obj.require_root()
+        return super().invoke(ctx)
+
+
+# @verb("ps") def ps_verb(context: Context, ...): the first argument is the Context
+verb = partial(click.command, cls=Verb, context_settings={"help_option_names": ["-h", "--help"]})

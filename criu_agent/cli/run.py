@@ -1,0 +1,264 @@
+"""The verbs that put a person in front of a run: run, attach, exec."""
+
+import os
+import signal as signals
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from criu_agent import config as configuration
+from criu_agent import runs
+from criu_agent.cli import show, terminal
+from criu_agent.cli.context import Context, verb
+from criu_agent.control import Client
+from criu_agent.errors import Failure, HostCannot, ToolFailed, Usage
+from criu_agent.model import RunSpec
+from criu_agent.supervisor import spawn
+
+SUSPENDED = 75  # EX_TEMPFAIL: schedulers put the job back into the queue
+_LITERAL = {
+    "ignore_unknown_options": True,
+    "allow_interspersed_args": False,
+    "help_option_names": ["-h", "--help"],
+}
+
+
+def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
+    """K=V options as a dict. inherit: a bare K takes its value from the environment, as docker's -e."""
+    found: dict[str, str] = {}
+    for value in values:
+        key, equals, text = value.partition("=")
+        if not key or (not equals and not inherit):
+            raise Usage(f"{value!r} is not KEY=VALUE")
+        if equals:
+            found[key] = text
+        elif key in (environment := configuration.user_environment()):
+            found[key] = environment[key]
+    return found
+
+
+@verb("run", context_settings=_LITERAL)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("--name", help="Name of the run; made from the command by default")
+@click.option("-d", "--detach", is_flag=True, help="Start it in the background and print its id")
+@click.option("-i", "--interactive", is_flag=True, help="Keep standard input open, also with --detach")
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal, also with --detach")
+@click.option("--rm", "remove", is_flag=True, help="Remove the run when it ends; its snapshots stay")
+@click.option("-w", "--workdir", type=click.Path(), help="Working directory, written through to the host")
+@click.option("-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable in the environment")
+@click.option("-l", "--label", multiple=True, metavar="K=V", help="Label the run and its snapshots")
+@click.option(
+    "-u", "--user", metavar="UID[:GID]", help="User of the command; by default who called, through sudo too"
+)
+@click.option("--net", type=click.Choice(["host"]), default="host", help="Network of the run", show_default=True)
+@click.option("--through", multiple=True, metavar="PATH", help="Write PATH through to the host as well")
+@click.option("--restore-if-exists", is_flag=True, help="Resume the run of that --name if there is one")
+@click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
+@click.pass_obj
+def run_verb(context: Context, /, command: tuple[str, ...], **options: object) -> int:
+    """Start COMMAND as a run: it can be checkpointed, suspended and restored from then on.
+
+    In a terminal this is start plus attach: ctrl-\\ detaches, and the run goes on. The working directory is
+    the real one; everything else that the command writes goes to a layer of the run's own.
+
+    Exit codes: the command's own, 128+N for a signal, 75 when the run was suspended, 125 when criu-agent
+    failed, 126 when COMMAND cannot be executed, 127 when there is none.
+    """
+    keys = terminal.parse_detach_keys(str(options["detach_keys"]))
+    if options["restore_if_exists"] and (old := _existing(context, options["name"])) is not None:
+        from criu_agent.cli.state import bring_back
+
+        return bring_back(context, old.spec.name, at=None, detach=bool(options["detach"]), keys=keys)
+    spec = _spec(context, command, options)
+    runs.create(context.config, spec)
+    foreground = not options["detach"]
+    try:
+        window = terminal.window() if terminal.is_terminal() else (24, 80)
+        arguments = ["--rows", str(window[0]), "--columns", str(window[1])]
+        spawn.bring_up(context.config, spec.id, [*arguments, *(["--awaited"] if foreground else [])])
+    except BaseException as error:
+        _forget(context, spec.id)
+        if isinstance(error, HostCannot):
+            raise
+        if isinstance(error, Failure) and error.exit_code == 1:
+            raise ToolFailed(error.message, hint=error.hint) from error
+        raise
+    if not foreground:
+        report_started(context, spec)
+        return 0
+    return attach(context, spec.id, keys=keys, from_start=True)
+
+
+def report_started(context: Context, spec: RunSpec, **more: object) -> None:
+    if context.options.json:
+        show.message("summary", run=spec.id, name=spec.name, **more)
+    elif context.options.quiet:
+        show.result(spec.id)
+    else:
+        show.result(f"{spec.id}  {spec.name}")
+
+
+def _existing(context: Context, name: object) -> runs.Run | None:
+    if not name:
+        raise Usage(
+            "--restore-if-exists needs a --name", hint="criu-agent run --name NAME --restore-if-exists -- CMD"
+        )
+    found = [run for run in runs.every(context.config) if run.spec.name == name]
+    return found[0] if found and found[0].state.last_snapshot and not found[0].alive else None
+
+
+def _spec(context: Context, command: tuple[str, ...], options: dict[str, object]) -> RunSpec:
+    run_id = runs.new_id()
+    name = str(options["name"] or "") or f"{_stem(command[0])}-{run_id[:4]}"
+    workdir = os.path.realpath(str(options["workdir"] or "."))
+    through = [os.path.realpath(str(path)) for path in _texts(options["through"])]
+    _require_apart(context, [workdir, *through])
+    with_terminal = bool(options["tty"]) or (terminal.is_terminal() and not options["detach"])
+    if with_terminal and not options["detach"] and not os.isatty(0):
+        raise Usage("--tty needs a terminal on standard input", hint="use --detach --tty, or leave --tty out")
+    return RunSpec(
+        id=run_id,
+        name=runs.check_name(name),
+        argv=command,
+        workdir=workdir,
+        env={**configuration.user_environment(), **pairs(_texts(options["env"]), inherit=True)},
+        user=_user(options["user"]),
+        tty=with_terminal,
+        stdin_open=bool(options["interactive"]) or not options["detach"],
+        through=(workdir, *through),
+        labels=pairs(_texts(options["label"])),
+        repository=context.config.repository,
+        remove_on_exit=bool(options["remove"]),
+        created=runs.now(),
+    )
+
+
+def _texts(value: object) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
+
+
+def _stem(program: str) -> str:
+    stem = "".join(c for c in Path(program).name if c.isalnum() or c in "._-").lstrip("._-")
+    return stem[:40] or "run"
+
+
+def _require_apart(context: Context, paths: Sequence[str]) -> None:
+    """What is written through must not contain our own state: the run would write into its own upper layer."""
+    state = str(context.config.state_dir)
+    for path in paths:
+        if path != "/" and (state + "/").startswith(path.rstrip("/") + "/"):
+            raise Usage(
+                f"{path} holds criu-agent's own state in {state}",
+                hint="use another --workdir, or set CRIU_AGENT_STATE_DIR",
+            )
+
+
+def _user(value: object) -> str:
+    if not value:
+        return configuration.calling_user()
+    uid, _, gid = str(value).partition(":")
+    if not uid.isdigit() or not (gid or "0").isdigit():
+        raise Usage(f"{value!r} is no user", hint="give numbers, UID or UID:GID")
+    return f"{int(uid)}:{int(gid or uid)}"
+
+
+def _forget(context: Context, run_id: str) -> None:
+    """A run that never came up leaves nothing."""
+    run = runs.by_id(context.config, run_id)
+    if run is not None and not run.alive:
+        runs.remove(run)
+
+
+@verb("attach")
+@click.argument("run", default=".")
+@click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
+@click.pass_obj
+def attach_verb(context: Context, /, run: str, detach_keys: str) -> int:
+    """Attach this terminal to RUN; several may be attached at once. ctrl-\\ detaches.
+
+    Exit codes: the command's own when it ends, 75 when it is suspended, 0 after detaching.
+    """
+    found = runs.find(context.config, run)
+    if not found.alive:
+        raise Failure(
+            f"{found.spec.name} is {found.shown_state}, there is nothing to attach to",
+            hint=f"criu-agent resume {found.spec.name}" if found.state.last_snapshot else "criu-agent ps -a",
+        )
+    return attach(context, found.spec.id, keys=terminal.parse_detach_keys(detach_keys), from_start=False)
+
+
+def attach(context: Context, run_id: str, *, keys: bytes, from_start: bool) -> int:
+    """Attach to a run that is up, and follow it to its end; the exit code for this process."""
+    run = runs.by_id(context.config, run_id)
+    if run is None:
+        raise ToolFailed("the run has gone", hint="criu-agent ps -a lists the runs")
+    size = dict(zip(("rows", "columns"), terminal.window(), strict=True)) if os.isatty(0) else {}
+
+    def pass_on(number: int) -> None:
+        with Client(run.socket) as other:
+            other.call(verb="kill", signal=number)
+
+    with Client(run.socket) as client:
+        client.send(verb="attach", from_start=from_start, **size)
+        ended = terminal.follow(client, detach_keys=keys, signal_run=pass_on)
+    return _tell_end(context, run.spec.name, ended)
+
+
+def _tell_end(context: Context, name: str, ended: terminal.Ended) -> int:
+    if ended.exit_code is None:
+        if not context.options.quiet:
+            reason = f": {ended.reason}" if ended.reason else ""
+            show.line(f"\r\ndetached from {name}{reason}; it goes on  (criu-agent attach {name})")
+        return 0
+    if ended.suspended:
+        if not context.options.quiet:
+            show.line(f"\r\n{name} was suspended at snapshot {ended.snapshot[:8]}  (criu-agent resume {name})")
+        return SUSPENDED
+    return ended.exit_code
+
+
+@verb("exec", context_settings=_LITERAL)
+@click.argument("run")
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option("-t", "--tty", is_flag=True, help="Give it a terminal (the default in a terminal)")
+@click.option("-i", "--interactive", is_flag=True, help="Accepted for docker's sake: input is always passed on")
+@click.option("-w", "--workdir", help="Working directory in the box; the run's by default")
+@click.option("-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable in the environment")
+@click.option("-u", "--user", metavar="UID[:GID]", help="User of the command; the run's by default")
+@click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
+@click.pass_obj
+def exec_verb(context: Context, /, run: str, command: tuple[str, ...], **options: object) -> int:
+    """Run one more COMMAND in the box of RUN.
+
+    It is a guest: it sees what the run sees, is not part of its snapshots, and ends with it.
+
+    Exit codes: the command's own, 125 when criu-agent failed, 126 and 127 when COMMAND cannot be run.
+    """
+    found = require_alive(runs.find(context.config, run))
+    with_terminal = bool(options["tty"]) or terminal.is_terminal()
+    if with_terminal and not os.isatty(0):
+        raise Usage("--tty needs a terminal on standard input", hint="leave --tty out")
+    rows, columns = terminal.window() if with_terminal else (24, 80)
+    with Client(found.socket) as client:
+        client.send(
+            verb="exec",
+            argv=command,
+            terminal=with_terminal,
+            workdir=options["workdir"],
+            env=pairs(_texts(options["env"]), inherit=True),
+            user=_user(options["user"]) if options["user"] else None,
+            rows=rows,
+            columns=columns,
+        )
+        keys = terminal.parse_detach_keys(str(options["detach_keys"]))
+        ended = terminal.follow(client, detach_keys=keys)
+    return ended.exit_code if ended.exit_code is not None else 128 + signals.SIGHUP
+
+
+def require_alive(run: runs.Run) -> runs.Run:
+    if not run.alive:
+        state = run.shown_state
+        hint = f"criu-agent resume {run.spec.name}" if run.state.last_snapshot else "criu-agent ps -a"
+        raise Failure(f"{run.spec.name} is {state}, not running", hint=hint)
+    return run

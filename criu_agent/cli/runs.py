@@ -1,0 +1,277 @@
+"""The verbs of docker's daily life: ps, logs, wait, stop, kill, rm, inspect."""
+
+import dataclasses
+import shlex
+import signal
+import sys
+import time
+from datetime import UTC, datetime
+
+import click
+
+from criu_agent import runs
+from criu_agent.box.cgroup import Cgroup, find_root
+from criu_agent.cli import show
+from criu_agent.cli.context import Context, verb
+from criu_agent.cli.run import SUSPENDED, require_alive
+from criu_agent.control import Client
+from criu_agent.errors import Failure, Interrupted, NotFound, Timeout, Usage
+
+_SHOWN = frozenset({"starting", "running", "checkpointing", "suspended", "restoring", "degraded"})
+_FOLLOW_EVERY = 0.1  # seconds
+
+
+@verb("ps")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show the runs that have ended, too")
+@click.option("--no-trunc", is_flag=True, help="Do not cut the command")
+@click.pass_obj
+def ps_verb(context: Context, /, everything: bool, no_trunc: bool) -> None:
+    """List the runs of this host."""
+    found = [run for run in runs.every(context.config) if everything or run.shown_state in _SHOWN]
+    if context.options.json:
+        show.document([_described(run) for run in found])
+    elif context.options.quiet:
+        for run in found:
+            show.result(run.spec.id)
+    else:
+        header = ("RUN", "NAME", "STATE", "COMMAND", "CREATED", "LAST-SNAPSHOT", "SIZE", "EPOCH")
+        show.table(header, [_row(run, no_trunc) for run in found], color=context.color)
+
+
+def _row(run: runs.Run, no_trunc: bool) -> tuple[object, ...]:
+    command = shlex.join(run.spec.argv)
+    state = run.shown_state
+    if state == "exited":
+        state = f"exited ({run.state.exit_code})"
+    return (
+        run.spec.id,
+        run.spec.name,
+        state,
+        command if no_trunc or len(command) <= 30 else command[:29] + "…",
+        show.age(run.spec.created),
+        show.age(run.state.last_snapshot_time),
+        show.size(run.state.last_snapshot_size) if run.state.last_snapshot else "-",
+        run.state.epoch,
+    )
+
+
+def _described(run: runs.Run) -> dict[str, object]:
+    return {
+        "run": run.spec.id,
+        "name": run.spec.name,
+        "state": run.shown_state,
+        "command": list(run.spec.argv),
+        "workdir": run.spec.workdir,
+        "created": run.spec.created,
+        "labels": dict(run.spec.labels),
+        "pid": run.state.root_pid or None,
+        "exit_code": run.state.exit_code,
+        "last_snapshot": run.state.last_snapshot or None,
+        "last_snapshot_time": run.state.last_snapshot_time or None,
+        "size": run.state.last_snapshot_size,
+        "epoch": run.state.epoch,
+        "error": run.state.error or None,
+    }
+
+
+@verb("inspect")
+@click.argument("wanted", metavar="RUN...", nargs=-1, required=True)
+@click.pass_obj
+def inspect_verb(context: Context, /, wanted: tuple[str, ...]) -> None:
+    """Show everything that is known of RUN as JSON. Values of its environment are left out."""
+    documents = []
+    for name in wanted:
+        run = runs.find(context.config, name)
+        spec = {**dataclasses.asdict(run.spec), "env": sorted(run.spec.env)}
+        state = {**dataclasses.asdict(run.state), "state": run.shown_state, "supervised": run.alive}
+        documents.append({"spec": spec, "state": state, "directory": str(run.directory), "socket": str(run.socket)})
+    show.document(documents)
+
+
+@verb("logs")
+@click.argument("wanted", metavar="RUN", default=".")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the run ends")
+@click.option("-n", "--tail", type=int, metavar="N", help="Only the last N pieces of output")
+@click.option("-t", "--timestamps", is_flag=True, help="Show when each piece was printed")
+@click.pass_obj
+def logs_verb(context: Context, /, wanted: str, follow: bool, tail: int | None, timestamps: bool) -> None:
+    """Show what RUN printed. Its standard error goes to standard error."""
+    from criu_agent.supervisor import output
+
+    run = runs.find(context.config, wanted)
+    current = run.directory / "output.log"
+    kept = [
+        record for path in (output.older(current), current) if path.exists() for _, record in output.records(path)
+    ]
+    for record in kept if tail is None else kept[-tail:] if tail > 0 else []:
+        _print_record(record, timestamps)
+    offset = max((end for end, _ in output.records(current)), default=0) if current.exists() else 0
+    while follow:
+        over = not (still := runs.by_id(context.config, run.spec.id)) or not still.alive
+        if current.exists() and current.stat().st_size < offset:
+            offset = 0  # it was rotated
+        new = list(output.records(current, offset=offset)) if current.exists() else []
+        for _, record in new:
+            _print_record(record, timestamps)
+        offset = new[-1][0] if new else offset
+        if over:
+            return
+        try:
+            time.sleep(_FOLLOW_EVERY)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted") from None
+
+
+def _print_record(record: object, timestamps: bool) -> None:
+    from criu_agent.supervisor.output import Record
+
+    assert isinstance(record, Record)
+    target = sys.stdout if record.stream == "stdout" else sys.stderr
+    stamp = f"{datetime.fromtimestamp(record.time_ns / 1e9, UTC).isoformat()} " if timestamps else ""
+    target.buffer.write(stamp.encode() + record.data)
+    target.flush()
+
+
+@verb("wait")
+@click.argument("wanted", metavar="RUN", default=".")
+@click.option("--timeout", type=float, metavar="SECONDS", help="Give up after that, with exit code 124")
+@click.pass_obj
+def wait_verb(context: Context, /, wanted: str, timeout: float | None) -> int:
+    """Wait until RUN ends, and exit with its code; 75 when it was suspended."""
+    run = runs.find(context.config, wanted)
+    if run.alive:
+        with Client(run.socket) as client:
+            client.socket.settimeout(timeout)
+            client.send(verb="wait")
+            _await_end(client, run, timeout)
+    return _end_code(context, run.spec.id)
+
+
+def _await_end(client: Client, run: runs.Run, timeout: float | None) -> None:
+    try:
+        while not any(b'"ended"' in payload for _, payload in client.received()):
+            pass
+    except TimeoutError as error:
+        raise Timeout(f"{run.spec.name} still runs after {timeout:g} s") from error
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", agent_state="running") from None
+    except ConnectionError as error:
+        raise Failure("the supervisor ended without a word", hint="criu-agent ps -a") from error
+
+
+def _end_code(context: Context, run_id: str) -> int:
+    run = runs.by_id(context.config, run_id)
+    if run is None:  # it was started with --rm
+        return 0
+    if run.state.state == "suspended":
+        return SUSPENDED
+    if run.state.exit_code is None:
+        raise Failure(
+            f"{run.spec.name} is {run.shown_state}: {run.state.error}", hint="criu-agent inspect shows more"
+        )
+    return run.state.exit_code
+
+
+@verb("stop")
+@click.argument("wanted", metavar="RUN...", nargs=-1, required=True)
+@click.option("-t", "--time", "timeout", type=float, default=10.0, show_default=True, help="Seconds until KILL")
+@click.pass_obj
+def stop_verb(context: Context, /, wanted: tuple[str, ...], timeout: float) -> None:
+    """End RUN: TERM, and KILL if it still runs after a while. Nothing is saved; `suspend` does that."""
+    for run in [runs.find(context.config, name) for name in wanted]:
+        _stop(context, run, timeout)
+        show.result(run.spec.name)
+
+
+def _stop(context: Context, run: runs.Run, timeout: float) -> None:
+    if run.alive:
+        with Client(run.socket) as client:
+            client.send(verb="stop", timeout=timeout)
+            _await_end(client, run, None)
+        wait_for_supervisor(context, run)
+    else:
+        kill_orphan(run)
+
+
+@verb("kill")
+@click.argument("wanted", metavar="RUN...", nargs=-1, required=True)
+@click.option("-s", "--signal", "name", default="KILL", show_default=True, help="Signal to send")
+@click.pass_obj
+def kill_verb(context: Context, /, wanted: tuple[str, ...], name: str) -> None:
+    """Send a signal to RUN. KILL ends every process of it; others go to its main process."""
+    number = _signal_number(name)
+    for run in [runs.find(context.config, name) for name in wanted]:
+        if run.alive:
+            with Client(run.socket) as client:
+                client.call(verb="kill", signal=number)
+            if number == signal.SIGKILL:
+                wait_for_supervisor(context, run)
+        elif run.shown_state == "degraded":
+            kill_orphan(run)
+        else:
+            require_alive(run)
+        show.result(run.spec.name)
+
+
+def _signal_number(name: str) -> int:
+    if name.isdigit():
+        return int(name)
+    try:
+        return int(signal.Signals[f"SIG{name.upper().removeprefix('SIG')}"])
+    except KeyError as error:
+        raise Usage(f"{name!r} is no signal", hint="for example TERM, INT, KILL") from error
+
+
+@verb("rm")
+@click.argument("wanted", metavar="RUN...", nargs=-1, required=True)
+@click.option("-f", "--force", is_flag=True, help="Kill it first if it runs; no error if there is none")
+@click.pass_obj
+def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
+    """Forget RUN: its directory, log, and what it wrote outside of its working directory. Its snapshots stay."""
+    for name in wanted:
+        try:
+            run = runs.find(context.config, name)
+        except NotFound:
+            if force:
+                continue
+            raise
+        if run.alive or run.shown_state == "degraded":
+            if not force:
+                raise Failure(f"{run.spec.name} is {run.shown_state}", hint=f"criu-agent rm -f {run.spec.name}")
+            _stop(context, run, 0.0)
+        release_network(run)
+        runs.remove(run)
+        show.result(run.spec.name)
+
+
+def release_network(run: runs.Run) -> None:
+    """Let go of the connections of a suspended run: its peers see a reset instead of silence."""
+    if run.state.network_lock and run.state.boot_id == runs.boot_id():
+        from criu_agent.linux import nft
+
+        nft.delete_table(run.state.network_lock)
+
+
+def kill_orphan(run: runs.Run) -> None:
+    """End what is left of a run whose supervisor was killed."""
+    hierarchy = find_root(_mountinfo())
+    cgroup = Cgroup.existing(hierarchy, run.spec.id) if hierarchy else None
+    if cgroup is not None:
+        cgroup.kill()
+        cgroup.remove()
+
+
+def _mountinfo() -> str:
+    with open("/proc/self/mountinfo", encoding="utf-8") as file:
+        return file.read()
+
+
+def wait_for_supervisor(context: Context, run: runs.Run) -> None:
+    """Wait until the supervisor has cleaned up, so that the next command finds the run ended."""
+    deadline = time.monotonic() + 15
+    while (found := runs.by_id(context.config, run.spec.id)) is not None and found.alive:
+        if time.monotonic() > deadline:
+            raise Timeout(
+                f"the supervisor of {run.spec.name} does not end", hint=f"see {run.directory}/supervisor.log"
+            )
+        time.sleep(0.01)

@@ -1,0 +1,88 @@
+"""The three ways in which criu-agent speaks: a result on stdout, a line on stderr, an error with its hint."""
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def result(text: str) -> None:
+    print(text)
+
+
+def document(value: object) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(value, indent=2 if sys.stdout.isatty() else None))
+
+
+def message(message_type: str, **fields: object) -> None:
+    """One JSON line on stdout."""
+    print(json.dumps({"message_type": message_type, **fields}), flush=True)
+
+
+def line(text: str, *, error: bool = False) -> None:
+    """A line for the person at the terminal, on stderr."""
+    red = error and sys.stderr.isatty()
+    print(f"\x1b[31m{text}\x1b[0m" if red else text, file=sys.stderr, flush=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, color: bool = False) -> None:
+    """Columns as wide as their content, two spaces apart; the last is not padded."""
+    lines = [[str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[column]) for row in lines) for column in range(len(header))]
+    for number, row in enumerate(lines):
+        text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        print(f"\x1b[1m{text}\x1b[0m" if color and number == 0 else text)
+
+
+def size(count: int) -> str:
+    """12345678 -> '11.8 MiB'."""
+    amount = float(count)
+    for unit in _UNITS:
+        if amount < 1024 or unit == _UNITS[-1]:
+            return f"{count} B" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError
+
+
+def age(moment: str) -> str:
+    """'2026-11-21T03:14:15Z' -> '5 minutes ago'; '-' for no moment."""
+    if not moment:
+        return "-"
+    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
+        count = int(seconds // length)
+        if count:
+            return f"{count} {unit}{'' if count == 1 else 's'} ago"
+    return "now"
+
+
+class ProgressLine:
+    """A line on a terminal's stderr that is written over; nothing at all elsewhere, or under --quiet."""
+
+    def __init__(self, *, enabled: bool) -> None:
+        self._enabled = enabled and sys.stderr.isatty()
+        self._since: dict[str, float] = {}
+        self._shown = False
+
+    def __call__(self, status: dict[str, Any]) -> None:
+        if not self._enabled:
+            return
+        phase, done, total = status["phase"], status["bytes_done"], status["bytes_total"]
+        started = self._since.setdefault(phase, datetime.now(UTC).timestamp())
+        text = phase
+        if total:
+            elapsed = max(datetime.now(UTC).timestamp() - started, 0.001)
+            rate = done / elapsed
+            left = (total - done) / rate if rate else 0
+            text = f"{phase}  {size(done)} of {size(total)}  {size(round(rate))}/s  {left:.0f} s left"
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
+        self._shown = True
+
+    def end(self) -> None:
+        if self._shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+            self._shown = False

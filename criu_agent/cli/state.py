@@ -1,0 +1,276 @@
+"""The verbs that save and bring back: checkpoint, suspend, restore, resume, plan, snapshots."""
+
+from typing import Any
+
+import click
+
+from criu_agent import runs
+from criu_agent.cli import run as run_verbs
+from criu_agent.cli import show, terminal
+from criu_agent.cli.context import Context, verb
+from criu_agent.cli.runs import wait_for_supervisor
+from criu_agent.control import Client, Message
+from criu_agent.errors import Failure, Interrupted, NotFound, Refused
+from criu_agent.model import Snapshot
+
+DEGRADED = 3  # done, with something lost that was said
+_SHORT = 8  # characters of a snapshot id that are shown
+
+
+@verb("checkpoint")
+@click.argument("run", default=".")
+@click.option("--stop", is_flag=True, help="Stop the run at the snapshot; the same as suspend")
+@click.option("--reason", default="", help="Why, for the list of snapshots")
+@click.option("--tag", "tags", multiple=True, help="Tag the snapshot")
+@click.option("--print-stats", is_flag=True, help="Show how long each phase took")
+@click.pass_obj
+def checkpoint_verb(context: Context, /, run: str, **options: Any) -> None:  # noqa: ANN401 - click's values
+    """Take a snapshot of RUN, which goes on.
+
+    Exit codes: 0 done, 16 when the tree cannot be checkpointed now; the run is unharmed then.
+    """
+    _checkpoint(context, run, **options)
+
+
+@verb("suspend")
+@click.argument("run", default=".")
+@click.option("--reason", default="", help="Why, for the list of snapshots")
+@click.option("--tag", "tags", multiple=True, help="Tag the snapshot")
+@click.option("--print-stats", is_flag=True, help="Show how long each phase took")
+@click.pass_obj
+def suspend_verb(context: Context, /, run: str, **options: Any) -> None:  # noqa: ANN401 - click's values
+    """Take a snapshot of RUN and stop it there, once the snapshot is safely stored. `resume` brings it back.
+
+    Exit codes: 0 done, 16 when the tree cannot be checkpointed now; the run goes on unharmed then.
+    """
+    _checkpoint(context, run, stop=True, **options)
+
+
+def _checkpoint(
+    context: Context, wanted: str, *, stop: bool, reason: str, tags: tuple[str, ...], print_stats: bool
+) -> None:
+    run = run_verbs.require_alive(runs.find(context.config, wanted))
+    progress = show.ProgressLine(enabled=not context.options.quiet and not context.options.json)
+    with Client(run.socket) as client:
+        try:
+            summary = client.call(
+                verb="checkpoint", stop=stop, reason=reason, tags=tags, on_status=_status(context, progress)
+            )
+        except KeyboardInterrupt:
+            _give_up(client)
+            raise Interrupted("interrupted, the checkpoint was given up", agent_state="running, unharmed") from None
+        finally:
+            progress.end()
+    if stop:
+        wait_for_supervisor(context, run)
+    if context.options.json:
+        show.message(**summary)
+    elif context.options.quiet:
+        show.result(summary["snapshot"])
+    else:
+        _print_summary(summary, stats=print_stats)
+
+
+def _status(context: Context, progress: show.ProgressLine) -> Any:  # noqa: ANN401 - a callback
+    return (lambda status: show.message(**status)) if context.options.json else progress
+
+
+def _give_up(client: Client) -> None:
+    """Ask for the end of the checkpoint, and wait until it has been undone."""
+    client.send(verb="cancel")
+    try:
+        while True:
+            for _, payload in client.received():
+                if b'"summary"' in payload or b'"error"' in payload:
+                    return
+    except (ConnectionError, KeyboardInterrupt):
+        return
+
+
+def _print_summary(summary: Message, *, stats: bool) -> None:
+    short = summary["snapshot"][:_SHORT]
+    done = "suspended at" if summary["stopped"] else "goes on after"
+    show.result(
+        f"{summary['name']} {done} snapshot {short}: {show.size(summary['bytes_raw'])}, "
+        f"{show.size(summary['bytes_stored'])} new, frozen {summary['frozen_ms']} ms"
+    )
+    for connection in summary["connections"]:
+        if not connection["internal"]:
+            where = f"{connection['local']} -> {connection['remote']}"
+            show.line(f"connection {connection['id']} of {connection['program']} ({where}): {connection['action']}")
+    if stats:
+        for phase, ms in summary["phases"].items():
+            show.result(f"  {phase:<10} {ms:>7} ms")
+
+
+@verb("restore")
+@click.argument("wanted", metavar="[RUN|SNAP]", default=".")
+@click.option("--at", metavar="SNAP", help="Snapshot to restore; the newest of RUN by default")
+@click.option("-d", "--detach", is_flag=True, help="Restore it in the background and print its id")
+@click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
+@click.pass_obj
+def restore_verb(context: Context, /, wanted: str, at: str | None, detach: bool, detach_keys: str) -> int:
+    """Bring a run back from a snapshot, in the middle of what it was doing.
+
+    RUN is the name or id of a run, also of one of which only snapshots are left; without one it is the last run
+    of this directory. SNAP is an id prefix, `latest`, RUN~2 (two before its newest) or RUN:tag.
+
+    Exit codes: as run; 3 with --detach when connections were reset; 10 no such snapshot, 14 the snapshot is corrupt,
+    15 this host cannot.
+    """
+    keys = terminal.parse_detach_keys(detach_keys)
+    return bring_back(context, wanted, at=at, detach=detach, keys=keys)
+
+
+resume_verb = restore_verb
+
+
+def bring_back(context: Context, wanted: str, *, at: str | None, detach: bool, keys: bytes) -> int:
+    from criu_agent.ops import restore
+    from criu_agent.supervisor import spawn
+
+    snapshot = _choose(context, wanted, at)
+    run_id, created = restore.prepare(context.config, snapshot)
+    try:
+        arguments = ["--restore", snapshot.id, *([] if detach else ["--awaited"])]
+        reset = spawn.bring_up(context.config, run_id, arguments)
+    except BaseException:
+        run = runs.by_id(context.config, run_id)
+        if created and run is not None and not run.alive:
+            runs.remove(run)
+        raise
+    run = runs.by_id(context.config, run_id)
+    if run is None:
+        raise Failure("the run has gone")
+    for connection in reset:
+        show.line(
+            f"warning: connection {connection['id']} of {connection['program']} to {connection['remote']} was reset: "
+            "the run has gone on since this snapshot"
+        )
+    if detach:
+        run_verbs.report_started(context, run.spec, snapshot=snapshot.id, reset=reset)
+        return DEGRADED if reset else 0
+    return run_verbs.attach(context, run_id, keys=keys, from_start=False)
+
+
+def _choose(context: Context, wanted: str, at: str | None) -> Snapshot:
+    """The snapshot that is meant. A run of this host comes first, then what the repository knows by that name."""
+    from criu_agent.ops import vault
+
+    repository = vault.open_repository(context.config)
+    if at is not None:
+        return repository.find(at)
+    try:
+        run = runs.find(context.config, wanted)
+    except NotFound as missing:
+        if wanted == ".":
+            raise
+        try:
+            return repository.find(wanted)
+        except NotFound as error:
+            raise NotFound(f"no such run or snapshot: {wanted}", hint="criu-agent snapshots lists them") from (
+                error if error.message != missing.message else missing
+            )
+    if not run.state.last_snapshot:
+        raise NotFound(f"{run.spec.name} has no snapshot", hint=f"criu-agent checkpoint {run.spec.name} takes one")
+    return repository.find(run.state.last_snapshot)
+
+
+@verb("plan")
+@click.argument("run", default=".")
+@click.option("-a", "--all", "everything", is_flag=True, help="Show the things that are simply kept, too")
+@click.pass_obj
+def plan_verb(context: Context, /, run: str, everything: bool) -> None:
+    """Show what a checkpoint of RUN would do with each of its things, without taking it.
+
+    Exit codes: 0 it can be taken, 16 it would be refused.
+    """
+    found = run_verbs.require_alive(runs.find(context.config, run))
+    with Client(found.socket) as client:
+        rows = client.call(verb="plan")["rows"]
+    refused = [row for row in rows if row["action"] == "refuse"]
+    if context.options.json:
+        show.document(rows)
+    else:
+        shown = [row for row in rows if everything or row["action"] != "keep"]
+        order = sorted(shown, key=lambda row: row["action"] != "refuse")
+        header = ("ACTION", "PID", "PROGRAM", "FD", "OBJECT", "REASON")
+        show.table(header, [_plan_row(row) for row in order], color=context.color)
+        kept = sum(row["action"] == "keep" for row in rows)
+        if not everything and kept:
+            show.line(f"{kept} more are kept  (--all shows them)")
+    if refused:
+        first = refused[0]
+        raise Refused(
+            f"a checkpoint would be refused: pid {first['pid']} ({first['program']}): {first['object']}: "
+            f"{first['reason']}",
+            hint=first["fix"],
+            agent_state="running, unharmed",
+        )
+
+
+def _plan_row(row: Message) -> tuple[object, ...]:
+    fd = "-" if row["fd"] is None else row["fd"]
+    return row["action"], row["pid"] or "-", row["program"] or "-", fd, row["object"], row["reason"]
+
+
+@verb("snapshots")
+@click.argument("run", required=False)
+@click.option("--tag", "tags", multiple=True, help="Only those with that tag")
+@click.pass_obj
+def snapshots_verb(context: Context, /, run: str | None, tags: tuple[str, ...]) -> None:
+    """List the snapshots of the repository, oldest first; only those of RUN if it is given."""
+    from criu_agent.ops import vault
+
+    repository = vault.open_repository(context.config)
+    listing = repository.snapshots()
+    for warning in listing.unreadable:
+        show.line(f"warning: {warning.message}")
+    chosen = [
+        snapshot
+        for snapshot in listing.snapshots
+        if (run is None or run in (snapshot.manifest.run_name, snapshot.manifest.run_id))
+        and set(tags) <= set(snapshot.manifest.tags)
+    ]
+    if run is not None and not chosen:
+        raise NotFound(f"no snapshots of {run}", hint="criu-agent snapshots lists all of them")
+    if context.options.json:
+        show.document([_snapshot_document(snapshot) for snapshot in chosen])
+    elif context.options.quiet:
+        for snapshot in chosen:
+            show.result(snapshot.id)
+    else:
+        header = ("ID", "TIME", "RUN", "HOST", "REASON", "TAGS", "PARENT", "SIZE")
+        show.table(header, [_snapshot_row(snapshot) for snapshot in chosen], color=context.color)
+
+
+def _snapshot_row(snapshot: Snapshot) -> tuple[object, ...]:
+    manifest = snapshot.manifest
+    return (
+        snapshot.id[:_SHORT],
+        manifest.created[:19].replace("T", " "),
+        manifest.run_name,
+        manifest.host.hostname,
+        manifest.reason + (" (stopped)" if manifest.stopped else ""),
+        ",".join(manifest.tags) or "-",
+        manifest.parent[:_SHORT] or "-",
+        show.size(snapshot.size),
+    )
+
+
+def _snapshot_document(snapshot: Snapshot) -> dict[str, object]:
+    manifest = snapshot.manifest
+    return {
+        "snapshot": snapshot.id,
+        "time": manifest.created,
+        "run": manifest.run_id,
+        "name": manifest.run_name,
+        "sequence": manifest.sequence,
+        "host": manifest.host.hostname,
+        "reason": manifest.reason,
+        "stopped": manifest.stopped,
+        "tags": list(manifest.tags),
+        "labels": dict(manifest.labels),
+        "parent": manifest.parent or None,
+        "size": snapshot.size,
+    }

@@ -1,0 +1,149 @@
+"""Checkpoint a live run: one straight function.
+
+plan (refuse before anything) -> dump ... stage post-dump: terminal, files -> the tree runs on, or is kept frozen
+until its snapshot is durable -> images, files, manifest.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from criu_agent import log, runs
+from criu_agent.criu import images
+from criu_agent.criu.command import NetworkLock
+from criu_agent.criu.dump import Cancel, Dump
+from criu_agent.criu.images import ImageDir
+from criu_agent.errors import Failure
+from criu_agent.fs import tree
+from criu_agent.linux import nft
+from criu_agent.model import PlanRow
+from criu_agent.ops import facts, plan, vault
+from criu_agent.ops.live import Live, Progress
+from criu_agent.ops.save import Instant, Request, Terminal, save
+from criu_agent.term.console import Pipes
+
+_SLOWEST = 50 << 20  # bytes a second that a dump makes at least before it is taken for stuck
+_PATIENCE = 30.0  # seconds on top of that
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a checkpoint did (INTERFACE section 3). Durations in ms, sizes in bytes."""
+
+    snapshot: str
+    sequence: int
+    created: str
+    stopped: bool
+    frozen_ms: int
+    phases: dict[str, int]
+    bytes_raw: int
+    bytes_stored: int
+    connections: list[dict[str, object]]
+    network_lock: str
+
+
+class Phases:
+    """How long each phase took, in ms, by the order of their ends."""
+
+    def __init__(self) -> None:
+        self.ms: dict[str, int] = {}
+        self._since = time.monotonic()
+
+    def end(self, name: str) -> None:
+        now = time.monotonic()
+        self.ms[name] = round((now - self._since) * 1000)
+        self._since = now
+
+
+def stdio_pipes(live: Live) -> frozenset[int]:
+    """Inodes of the pipes between the run and its supervisor: they are plugged in again at a restore."""
+    keys = live.console.keys if isinstance(live.console, Pipes) else []
+    return frozenset(int(key.removeprefix("pipe:[").removesuffix("]")) for key in keys)
+
+
+def checkpoint(
+    live: Live,
+    request: Request,
+    *,
+    save_terminal: Callable[[], Terminal],
+    cancel: Cancel,
+    progress: Progress,
+) -> Summary:
+    """Take a snapshot. On any error the run goes on unharmed, and no snapshot is to be seen."""
+    phases = Phases()
+    progress("plan", 0, 0)
+    found = look(live)
+    plan.check(judge(live, found))
+    connections = plan.connections(found)
+    lock: NetworkLock = "nftables" if any(plan.crosses(one) for one in connections) else "skip"
+    room = images.capacity(found.memory)
+    images.check_memory(room)
+    repository = vault.open_repository(live.config)
+    tables = nft.criu_tables() if lock == "nftables" else frozenset()
+    phases.end("plan")
+
+    progress("dump", 0, 0)
+    with ImageDir(live.runtime / "images", room) as image_dir, ExitStack() as stack:
+        with Dump(
+            live.config.criu,
+            pid=live.root_pid,
+            images=image_dir,
+            work=live.directory,
+            externals=live.layout.dump_externals(),
+            leave_running=not request.stop,
+            network_lock=lock,
+            limit=_PATIENCE + found.memory / _SLOWEST,
+            cancel=cancel,
+        ) as dump:
+            phases.end("dump")
+            instant = Instant(
+                created=runs.now(),
+                terminal=save_terminal(),
+                connections=connections,
+                network={"lock": lock, "table": next(iter(nft.criu_tables() - tables), "") if tables else ""},
+            )
+            # A tree that runs on changes its files at once: they are copied. A stopped one's are read in place.
+            spool = None if request.stop else live.directory
+            files = stack.enter_context(tree.capture(live.layout.upper, spool=spool))
+            phases.end("files")
+            if request.stop:  # kept frozen until its successor is durable
+                snapshot = save(live, request, repository, image_dir, files, instant, progress)
+                phases.end("store")
+            try:
+                stats = dump.go()
+            except Failure:
+                if request.stop:
+                    repository.delete_snapshot(snapshot.id)
+                raise
+            phases.end("resume")
+        if request.stop:
+            live.cgroup.kill()
+        else:
+            snapshot = save(live, request, repository, image_dir, files, instant, progress)
+            phases.end("store")
+    log.info("snapshot %s: %s", snapshot.id, phases.ms)
+    return Summary(
+        snapshot=snapshot.id,
+        sequence=request.sequence,
+        created=instant.created,
+        stopped=request.stop,
+        frozen_ms=stats.frozen_time // 1000,
+        phases=phases.ms,
+        bytes_raw=snapshot.size,
+        bytes_stored=snapshot.stored,
+        connections=connections,
+        network_lock=instant.network["table"],
+    )
+
+
+def look(live: Live) -> facts.Facts:
+    """The facts of the tree as it is now."""
+    known = frozenset(f"pipe:[{inode}]" for inode in stdio_pipes(live))
+    return facts.gather(live.root_pid, known=known)
+
+
+def judge(live: Live, found: facts.Facts) -> list[PlanRow]:
+    """What a checkpoint would do with each of them."""
+    externals = frozenset(live.layout.dump_externals())
+    return plan.judge(found, externals=externals, stdio_pipes=stdio_pipes(live))

@@ -1,0 +1,64 @@
+"""A run that lives: what its operations need to know of it, and the parts that a start and a restore share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from criu_agent import runs
+from criu_agent.box import cgroup, mounts
+from criu_agent.box.cgroup import Cgroup
+from criu_agent.config import Config
+from criu_agent.linux import syscalls
+from criu_agent.model import RunSpec
+from criu_agent.term.console import Console
+from criu_agent.term.modes import Modes
+from criu_agent.term.scrollback import Scrollback
+
+Progress = Callable[[str, int, int], None]  # phase, bytes done, bytes in all (0 when there are none to count)
+
+
+@dataclass(kw_only=True)
+class Live:
+    """The one running copy of a run. All of it lives in the supervisor's own mount namespace."""
+
+    config: Config
+    spec: RunSpec
+    layout: mounts.Layout
+    cgroup: Cgroup
+    root_pid: int
+    console: Console
+    scrollback: Scrollback = field(default_factory=Scrollback)
+    modes: Modes = field(default_factory=Modes)
+
+    @property
+    def directory(self) -> Path:
+        return runs.directory(self.config, self.spec.id)
+
+    @property
+    def runtime(self) -> Path:
+        return runs.runtime(self.config, self.spec.id)
+
+
+def enter_private_mounts() -> None:
+    """Give this process a mount namespace of its own: what it mounts is seen by nobody, and goes with it."""
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    # Slave, not private: what the administrator mounts later is seen here too.
+    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_SLAVE)
+
+
+def make_cgroup(config: Config, run_id: str) -> Cgroup:
+    hierarchy = cgroup.root(runs.runtime(config, run_id) / "cgroup")
+    return Cgroup.create(hierarchy, run_id)
+
+
+def layout(config: Config, spec: RunSpec, *, directory: str = "box") -> mounts.Layout:
+    """The root of the run's box. directory: its name in the run directory."""
+    hidden = {str(config.state_dir)}
+    if config.repository.startswith("/"):
+        hidden.add(config.repository)
+    binds = [*mounts.system_binds(config.init), *mounts.through_binds(spec.through)]
+    return mounts.Layout(
+        directory=runs.directory(config, spec.id) / directory,
+        binds=tuple(binds),
+        hidden=tuple(sorted(hidden)),
+    )

@@ -1,0 +1,202 @@
+"""Bring a run back from a snapshot: one straight function.
+
+manifest -> host check -> images (every byte verified) -> files -> root -> console -> CRIU ... stage pre-resume:
+COMMIT -> the tree runs. Before the commit everything is undone; the run is as it was.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from criu_agent import runs
+from criu_agent.box import mounts
+from criu_agent.config import Config
+from criu_agent.criu import images
+from criu_agent.criu import restore as criu
+from criu_agent.criu.images import ImageDir
+from criu_agent.errors import Failure
+from criu_agent.fs.rebuild import rebuild
+from criu_agent.linux import syscalls
+from criu_agent.model import Blob, Manifest, RunSpec, RunState, Snapshot
+from criu_agent.ops import host, live, plan, vault
+from criu_agent.repo.repository import Repository
+from criu_agent.term.console import Console, Pipes, Pty
+from criu_agent.term.modes import Modes
+from criu_agent.term.scrollback import Scrollback
+
+_NEW_BOX = "box.new"
+_SLOWEST = 50 << 20  # bytes a second that a restore makes at least before it is taken for stuck
+_PATIENCE = 60.0  # seconds on top of that
+
+
+def prepare(config: Config, snapshot: Snapshot) -> tuple[str, bool]:
+    """The id of the run that the snapshot is of, and whether its directory had to be made.
+
+    Failure when it cannot be restored now, since it still runs; nothing has been changed then.
+    """
+    manifest = snapshot.manifest
+    run = runs.by_id(config, manifest.run_id)
+    if run is None:
+        runs.create(config, _spec(config, manifest))
+        return manifest.run_id, True
+    if run.alive or run.shown_state == "degraded":
+        raise Failure(
+            f"{run.spec.name} is {run.shown_state}; a run is there only once",
+            hint=f"criu-agent suspend {run.spec.name}, or criu-agent kill {run.spec.name}, and then restore",
+            agent_state="running, unharmed" if run.alive else "",
+        )
+    return run.spec.id, False
+
+
+def _spec(config: Config, manifest: Manifest) -> RunSpec:
+    """What is known of a run from its snapshot alone. Its environment is in its memory, not in the manifest."""
+    saved = manifest.resources["run"]
+    return RunSpec(
+        id=manifest.run_id,
+        name=runs.check_name(manifest.run_name),
+        argv=manifest.argv,
+        workdir=manifest.workdir,
+        env={},
+        user=saved["user"],
+        tty=saved["tty"],
+        stdin_open=saved["stdin_open"],
+        through=tuple(saved["through"]),
+        labels=manifest.labels,
+        repository=config.repository,
+        created=saved["started"],
+    )
+
+
+def restore(
+    config: Config, run: runs.Run, snapshot_id: str, *, commit: Callable[[int], None]
+) -> tuple[live.Live, list[dict[str, Any]]]:
+    """Restore the snapshot as the one running copy of `run`; with it, the connections that had to be reset.
+
+    commit(root_pid) is called when everything is there and before any of it runs: the point of no return.
+    The caller is in its own mount namespace. An error before that leaves nothing but the run as it was.
+    """
+    repository = vault.open_repository(config)
+    snapshot = repository.read(snapshot_id)
+    manifest = snapshot.manifest
+    host.require_able(config, manifest)
+    tip = is_tip(run.state, snapshot)
+    room = images.capacity(sum(blob.size for blob in manifest.images.values()))
+    images.check_memory(room)
+    with ExitStack() as undo:
+        image_dir = undo.enter_context(ImageDir(run.runtime / "images", room))
+        for name, blob in manifest.images.items():
+            _load(repository, blob, image_dir.path / name)
+        scrollback = Scrollback(b"".join(repository.stream(manifest.attachments["scrollback"])))
+        layout = _rebuild_files(config, run, repository, manifest)
+        root = run.runtime / "root"
+        mounts.mount_root(layout, root)
+        undo.callback(_unmount, root)
+        with ExitStack() as rollback:
+            cgroup = live.make_cgroup(config, run.spec.id)
+            rollback.callback(cgroup.remove)
+            rollback.callback(cgroup.kill)
+            pipes = _pipes(manifest, rollback)
+            restored = criu.restore(
+                criu.Request(
+                    criu=config.criu,
+                    images=image_dir.path,
+                    work=run.directory,
+                    root=root,
+                    externals=layout.restore_externals(),
+                    inherit=pipes.inherit(manifest.resources["terminal"]) if pipes else [],
+                    keep_connections=tip or not crossing(manifest),
+                    network_lock=manifest.resources["network"]["lock"] if tip else "skip",
+                    limit=_PATIENCE + room / _SLOWEST,
+                ),
+                place=cgroup.add,
+                at_stage=lambda stage, pid: commit(pid) if stage == "pre-resume" else None,
+            )
+            rollback.pop_all()
+    alive = live.Live(
+        config=config,
+        spec=run.spec,
+        layout=_adopt_files(config, run, layout),
+        cgroup=cgroup,
+        root_pid=restored.root_pid,
+        console=_console(pipes, restored),
+        scrollback=scrollback,
+        modes=_modes(manifest),
+    )
+    return alive, [] if tip else crossing(manifest)
+
+
+def is_tip(state: RunState, snapshot: Snapshot) -> bool:
+    """Whether the run was stopped at this very snapshot, on this boot, and has not run since (the tip rule).
+
+    Only then its peers' sequence numbers are those of the snapshot, and a connection may go on.
+    """
+    return (
+        snapshot.manifest.stopped
+        and state.state == "restoring"
+        and state.suspended_at == snapshot.id
+        and snapshot.manifest.host.boot_id == runs.boot_id()
+    )
+
+
+def crossing(manifest: Manifest) -> list[dict[str, Any]]:
+    """The connections of the snapshot that have their other end outside of the tree."""
+    return [one for one in manifest.resources["connections"] if plan.crosses(one)]
+
+
+def _load(repository: Repository, blob: Blob, path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        repository.load(blob, fd)
+    finally:
+        os.close(fd)
+
+
+def _rebuild_files(config: Config, run: runs.Run, repository: Repository, manifest: Manifest) -> mounts.Layout:
+    """The upper layer of the snapshot, in a directory of its own until the run lives in it."""
+    layout = live.layout(config, run.spec, directory=_NEW_BOX)
+    shutil.rmtree(layout.directory, ignore_errors=True)
+    layout.upper.mkdir(mode=0o755, parents=True)
+    layout.work.mkdir(mode=0o755)
+    rebuild(manifest.trees["upper"], repository.stream, layout.upper)
+    return layout
+
+
+def _adopt_files(config: Config, run: runs.Run, new: mounts.Layout) -> mounts.Layout:
+    """Put the layer that the run lives in now into the place of the old one. Its mount follows the rename."""
+    layout = live.layout(config, run.spec)
+    shutil.rmtree(layout.directory, ignore_errors=True)
+    new.directory.rename(layout.directory)
+    return layout
+
+
+def _unmount(root: Path) -> None:
+    """The restored tree has a mount of its own of the same overlay."""
+    syscalls.umount2(str(root), syscalls.MNT_DETACH)
+
+
+def _pipes(manifest: Manifest, undo: ExitStack) -> Pipes | None:
+    saved = manifest.resources["terminal"]
+    if saved["kind"] != "pipes":
+        return None
+    pipes = Pipes.again(saved)
+    undo.callback(pipes.close)
+    return pipes
+
+
+def _console(pipes: Pipes | None, restored: criu.Restored) -> Console:
+    if pipes is not None:
+        pipes.ends.close()
+        return pipes
+    console, *others = restored.masters
+    for fd in others:  # terminals of guests, which are not part of a snapshot
+        os.close(fd)
+    return Pty(console)
+
+
+def _modes(manifest: Manifest) -> Modes:
+    modes = Modes()
+    modes.follow(manifest.resources["terminal"]["modes"].encode("latin-1"))
+    return modes

@@ -1,0 +1,135 @@
+"""The supervisor of one run: `python -m criu_agent.supervisor ID --ready FD [--restore SNAPSHOT]`.
+
+Started by the CLI in a session of its own. It says on FD, in one JSON line, that the run is up or why not, and
+then serves the run to its end.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import signal
+import sys
+
+from criu_agent import config, control, log, runs
+from criu_agent.config import Config
+from criu_agent.errors import Failure, Interrupted
+from criu_agent.linux import nft, proc
+from criu_agent.ops import live, restore, start
+from criu_agent.supervisor.server import Server
+
+
+def main() -> int:
+    options = _options()
+    settings = config.load()
+    directory = runs.directory(settings, options.run)
+    log.open_file(directory / "supervisor.log")
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server, answer = _bring_up(settings, options)
+    except Failure as error:
+        log.warning("could not bring the run up: %s", error.message)
+        _say(options.ready, error.to_json())
+        return error.exit_code
+    except Exception as error:  # noqa: BLE001 - the starter waits for an answer, whatever it is
+        log.exception("could not bring the run up")
+        _say(
+            options.ready,
+            Failure(f"internal error: {error!r}", hint=f"see {directory}/supervisor.log").to_json(),
+        )
+        return 1
+    _say(options.ready, answer)
+    server.serve()
+    _end(settings, server)
+    return 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="criu_agent.supervisor")
+    parser.add_argument("run")
+    parser.add_argument("--ready", type=int, required=True)
+    parser.add_argument("--restore", metavar="SNAPSHOT")
+    parser.add_argument("--awaited", action="store_true")
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--columns", type=int, default=80)
+    return parser.parse_args()
+
+
+def _say(ready: int, answer: dict[str, object]) -> None:
+    try:
+        os.write(ready, json.dumps(answer).encode() + b"\n")
+        os.close(ready)
+    except OSError as error:  # the starter was killed meanwhile: the run is up all the same
+        log.info("nobody waits for the answer: %s", error.strerror)
+
+
+def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, dict[str, object]]:
+    """The server of the run, and what the starter is told: connections that a restore had to reset."""
+    run = runs.by_id(settings, options.run)
+    if run is None:
+        raise Failure(f"there is no run directory for {options.run}")
+    os.set_inheritable(options.ready, False)
+    runs.hold_lock(run.directory)
+    signal.signal(signal.SIGTERM, _interrupted)
+    run.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+    live.enter_private_mounts()
+    keeper = _Keeper(run, restoring=bool(options.restore))
+    try:
+        if options.restore:
+            alive, reset = restore.restore(settings, keeper.run, options.restore, commit=keeper.runs)
+        else:
+            alive, reset = start.start(settings, run.spec, window=(options.rows, options.columns)), []
+    except BaseException as error:
+        keeper.failed(error)
+        raise
+    keeper.runs(alive.root_pid)
+    if run.state.network_lock:
+        nft.delete_table(run.state.network_lock)
+    server = Server(alive, keeper.state, control.listen(run.socket), awaited=options.awaited)
+    return server, {"message_type": "ready", "reset": reset}
+
+
+def _interrupted(*_: object) -> None:
+    raise Interrupted("interrupted", agent_state="not running")
+
+
+class _Keeper:
+    """Writes the run's state while it comes up."""
+
+    def __init__(self, run: runs.Run, *, restoring: bool) -> None:
+        self._before = run.state
+        self.state = dataclasses.replace(
+            run.state,
+            state="restoring" if restoring else "starting",
+            supervisor_pid=os.getpid(),
+            supervisor_start=proc.start_time(os.getpid()),
+            boot_id=runs.boot_id(),
+            exit_code=None,
+            error="",
+            updated=runs.now(),
+        )
+        self.run = dataclasses.replace(run, state=self.state)
+        runs.write_state(run.directory, self.state)
+
+    def runs(self, root_pid: int) -> None:
+        self.state = dataclasses.replace(
+            self.state, state="running", root_pid=root_pid, suspended_at="", network_lock="", updated=runs.now()
+        )
+        runs.write_state(self.run.directory, self.state)
+
+    def failed(self, error: BaseException) -> None:
+        """A start that failed leaves a failed run; a restore that failed leaves the run as it was."""
+        state = self._before
+        if state.state not in runs.ENDED:
+            state = dataclasses.replace(self.state, state="failed", error=str(error), updated=runs.now())
+        runs.write_state(self.run.directory, state)
+
+
+def _end(settings: Config, server: Server) -> None:
+    run = runs.by_id(settings, server.live.spec.id)
+    if run is not None and run.spec.remove_on_exit and server.state.state == "exited":
+        runs.remove(run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

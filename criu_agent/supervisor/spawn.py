@@ -1,0 +1,52 @@
+"""Start the supervisor of a run and wait until it says that the run is up. For the CLI."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from criu_agent.config import Config, child_environment
+from criu_agent.errors import Interrupted, ToolFailed, by_code
+from criu_agent.linux import process
+
+
+def bring_up(config: Config, run_id: str, options: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Start it; returns when the run is up, with the connections that a restore reset.
+
+    Raises what kept it from coming up; nothing of it is left then. Ctrl-C is passed on, and the supervisor undoes
+    what it has made so far.
+    """
+    reader, writer = os.pipe2(os.O_CLOEXEC)
+    argv = [sys.executable, "-P", "-m", "criu_agent.supervisor", run_id, "--ready", str(writer), *options]
+    # "/" as the directory: a supervisor must not keep a file system busy that the user wants to unmount.
+    supervisor = process.spawn(argv, pass_fds=[writer], env=child_environment(config), cwd="/")
+    os.close(writer)
+    with open(reader, "rb") as ready:
+        answer = _wait(ready.readline, supervisor)
+    if not answer:
+        code = supervisor.wait()
+        raise ToolFailed(
+            f"the supervisor ended with status {code} before the run was up",
+            hint=f"see {config.runs / run_id / 'supervisor.log'}",
+        )
+    reply = json.loads(answer)
+    if reply["message_type"] != "ready":
+        supervisor.wait()
+        raise by_code(reply["code"])(reply["message"], hint=reply["hint"], agent_state=reply["agent_state"])
+    # It outlives us: Popen would warn about a child that nobody waited for.
+    supervisor.returncode = 0
+    return list(reply["reset"])
+
+
+def _wait(readline: "process.Reader", supervisor: "process.Process[bytes]") -> bytes:
+    try:
+        return readline()
+    except KeyboardInterrupt:
+        supervisor.send_signal(signal.SIGTERM)
+        answer = readline()  # the run came up all the same, or the supervisor says that it gave up
+        supervisor.wait() if not answer else None
+        if b'"ready"' in answer:
+            supervisor.wait()
+        raise Interrupted("interrupted", agent_state="not running") from None

@@ -21,7 +21,7 @@ class Config:
     """Where things are on this host.
 
     state_dir holds what must survive a reboot, runtime_dir sockets and mount points (a tmpfs as a rule),
-    repository the snapshots. criu and init are the CRIU binary and the static init of the box; a path that
+    repository the snapshots. criu and init are the CRIU binary and the init of the box; a path that
     does not exist says itself what is missing when it is used.
     """
 
@@ -62,7 +62,7 @@ def load(*, repository: str | None = None) -> Config:
         runtime_dir=Path(_value(settings, "runtime_dir", "/run/criu-agent")).absolute(),
         repository=repository or _value(settings, "repository", str(state_dir / "repository")),
         criu=_program(settings, "criu", prefix / "criu/bin/criu", "criu"),
-        init=_program(settings, "init", prefix / "bin/tini-static", "tini-static"),
+        init=_program(settings, "init", prefix / "bin/dumb-init", "dumb-init"),
     )
 
 

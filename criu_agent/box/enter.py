@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from criu_agent.box.cgroup import Cgroup
-from criu_agent.box.launch import Command, as_user, executable_check, open_terminal, restore_signals
+from criu_agent.box.launch import Command, as_user, executable_check, open_pty, restore_signals
 from criu_agent.errors import Failure, ToolFailed
 from criu_agent.linux import process, syscalls
 
@@ -114,7 +114,9 @@ def _child(command: Command, channel: socket.socket) -> NoReturn:
     try:
         os.setsid()
         if command.stdio is None:
-            open_terminal(command, channel)
+            slave = os.open(open_pty(command, channel), os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(slave, number)
         os.chdir(command.workdir)
         executable_check(command)
         restore_signals()

@@ -1,14 +1,16 @@
 """Start a command in a new box: from fork to exec of PID 1.
 
-The caller must be single-threaded here and in a mount namespace of its own. PID 1 is a static tini; it is our
-direct child, so that waitpid gives the true status. Order matters:
+The caller must be single-threaded here and in a mount namespace of its own. PID 1 is dumb-init; it is our direct
+child, so that waitpid gives the true status. Order matters:
 
 1. unshare(CLONE_NEWPID), fork, and setns back: a direct child that is PID 1, while later children
    (criu, hooks) stay in the host's pid namespace;
 2. in the child: cgroup, the other namespaces, mounts, pivot_root;
 3. setsid only now: a session leader from outside the pid namespace cannot be dumped;
-4. the terminal is opened inside, with O_NOCTTY and then TIOCSCTTY: opened outside, its mount would not be found
-   by a dump (lab/criu.md sections 2 and 12);
+4. the terminal is opened inside, since outside its mount would not be found by a dump (lab/criu.md sections 2 and
+   12), and by the command alone, as the leader of a session of its own: CRIU asks the first process that has it open
+   for its session, so PID 1 must not have it, and gives it back to a session leader only. With tini, which leaves the
+   command in PID 1's session, a restored shell had no job control;
 5. seccomp last but exec, since it would be in the way of none of the above but is inherited from here on.
 """
 
@@ -33,6 +35,8 @@ from criu_agent.linux import syscalls
 
 _TIOCSPTLCK = 0x40045431  # asm-generic/ioctls.h
 _TIOCGPTN = 0x80045430
+# The command's own: a session leader that opens a terminal gets it as its controlling one (man 4 tty).
+_ON_CONSOLE = ["/bin/sh", "-c", 'exec "$@" 0<>/dev/pts/0 1>&0 2>&0', "sh"]
 _TTY_GROUP = 5  # Debian's group tty, as in the devpts mount options
 
 
@@ -138,30 +142,27 @@ def _enter(layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point:
 
 
 def _attach_stdio(command: Command, channel: socket.socket) -> None:
+    null = os.open("/dev/null", os.O_RDWR)
+    for number, fd in enumerate(command.stdio or (null, null, null)):
+        os.dup2(null if fd < 0 else fd, number)
     if command.stdio is None:
-        open_terminal(command, channel)
-    else:
-        null = os.open("/dev/null", os.O_RDWR)
-        for number, fd in enumerate(command.stdio):
-            os.dup2(null if fd < 0 else fd, number)
+        open_pty(command, channel)
     # exec closes the channel: that is how the parent learns that it came so far.
     keep = channel.fileno()
     os.closerange(3, keep)
     os.closerange(keep + 1, 1 << 20)
 
 
-def open_terminal(command: Command, channel: socket.socket) -> None:
-    """Make a pty of the box's devpts the controlling terminal of this session leader; its master is sent away."""
-    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY)
+def open_pty(command: Command, channel: socket.socket) -> str:
+    """Make a pty on the box's devpts and send its master away; the path of its slave."""
+    master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *command.window, 0, 0))
     (number,) = struct.unpack("I", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))
-    slave = os.open(f"/dev/pts/{number}", os.O_RDWR | os.O_NOCTTY)
-    os.fchown(slave, int(command.user.partition(":")[0]), _TTY_GROUP)
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", *command.window, 0, 0))
-    fcntl.ioctl(slave, termios.TIOCSCTTY, 0)
-    for fd in (0, 1, 2):
-        os.dup2(slave, fd)
+    slave = f"/dev/pts/{number}"
+    os.chown(slave, int(command.user.partition(":")[0]), _TTY_GROUP)
     socket.send_fds(channel, [b"{}"], [master])
+    return slave
 
 
 def executable_check(command: Command) -> None:
@@ -175,8 +176,15 @@ def executable_check(command: Command) -> None:
     found = [path for path in candidates if _exists(path)]
     if not found:
         raise by_code(127)(f"{name}: command not found", hint="is it on PATH, and not below /tmp or /run?")
-    if not any(_is_executable(path) for path in found):
+    executable = [path for path in found if _is_executable(path)]
+    if not executable:
         raise by_code(126)(f"{found[0]} cannot be executed", hint=f"chmod +x {found[0]}")
+    interpreter = _interpreter(executable[0])
+    if interpreter and not _exists(interpreter):
+        raise by_code(127)(
+            f"{executable[0]}: its interpreter {interpreter} was not found",
+            hint=f"see the first line of {executable[0]}",
+        )
 
 
 def _exists(path: str) -> bool:
@@ -194,7 +202,18 @@ def _is_executable(path: str) -> bool:
 def _become_init(command: Command) -> None:
     restore_signals()
     syscalls.seccomp_set_filter(seccomp.program(os.uname().machine))
-    os.execve(mounts.INIT, ["criu-agent-init", "--", *as_user(command)], dict(command.env))  # noqa: S606 - that is what it is for
+    argv = as_user(command) if command.stdio else [*_ON_CONSOLE, *as_user(command)]
+    os.execve(mounts.INIT, ["criu-agent-init", "--", *argv], dict(command.env))  # noqa: S606 - that is what it is for
+
+
+def _interpreter(path: str) -> str:
+    """The interpreter that the first line of a script names; "" for what is no script."""
+    with open(path, "rb") as file:
+        start = file.read(256)
+    if not start.startswith(b"#!"):
+        return ""
+    words = start[2:].split(b"\n")[0].split()
+    return os.fsdecode(words[0]) if words else ""
 
 
 def restore_signals() -> None:

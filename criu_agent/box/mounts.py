@@ -18,8 +18,9 @@ from criu_agent.linux import syscalls
 DEVICES = ("null", "zero", "full", "random", "urandom")
 INIT = "/run/criu-agent/criu-agent-init"  # bound, since its path on the host may differ elsewhere
 _OPAQUE = "trusted.overlay.opaque"
-# Without index and nfs_export CRIU cannot dump an inotify watch on an overlay (lab/criu.md section 6).
-_OVERLAY_OPTIONS = "index=on,nfs_export=on"
+# Without index and nfs_export CRIU cannot dump an inotify watch on an overlay (lab/criu.md section 6); without
+# redirect_dir a directory of the host cannot be renamed in the box (EXDEV), which Codex does at its start.
+_OVERLAY_OPTIONS = "index=on,nfs_export=on,redirect_dir=on"
 
 
 @dataclass(frozen=True, kw_only=True)

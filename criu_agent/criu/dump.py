@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 
 from criu_agent import log
-from criu_agent.criu import command, explain, rpc_pb2
+from criu_agent.criu import command, explain, messages_pb2
 from criu_agent.criu.images import ImageDir
 from criu_agent.criu.stages import Stages
 from criu_agent.errors import Failure, HostCannot, Interrupted, Timeout
@@ -98,14 +98,14 @@ class Dump:
             self._answer_no()
             raise reason
 
-    def go(self) -> rpc_pb2.DumpStats:
+    def go(self) -> messages_pb2.DumpStats:
         """Let CRIU finish: the tree runs on, or stays stopped, as asked for at the start. CRIU's own figures."""
         self._decided = True
         self._stages.answer("go")
         if self._criu.wait() != 0:
             raise self._failure()
         # An image is two u32 of magic, then u32 lengths and messages.
-        return rpc_pb2.Stats.FromString((self._work / "stats-dump").read_bytes()[12:]).dump
+        return messages_pb2.Stats.FromString((self._work / "stats-dump").read_bytes()[12:]).dump
 
     def _answer_no(self) -> None:
         self._decided = True

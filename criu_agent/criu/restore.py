@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from criu_agent import log
-from criu_agent.criu import command, explain, rpc_pb2
+from criu_agent.criu import command, explain, messages_pb2
 from criu_agent.errors import Failure, HostCannot, Timeout
 from criu_agent.linux import process
 
@@ -94,29 +94,29 @@ def _serve(request: Request, channel: socket.socket, at_stage: Callable[[str, in
             raise _failure(request)
         for _, _, raw in ancillary:
             masters += array.array("i", raw[: len(raw) - len(raw) % 4])
-        response = rpc_pb2.Response.FromString(data)
-        if response.type == rpc_pb2.NOTIFY:
+        response = messages_pb2.Response.FromString(data)
+        if response.type == messages_pb2.NOTIFY:
             log.debug("restore stage %s", response.notify.script)
             root_pid = response.notify.pid or root_pid
             at_stage(response.notify.script, root_pid)
-            channel.send(rpc_pb2.Request(type=rpc_pb2.NOTIFY, notify_success=True).SerializeToString())
+            channel.send(messages_pb2.Request(type=messages_pb2.NOTIFY, notify_success=True).SerializeToString())
         elif response.success:
             return Restored(root_pid=response.restore.pid, masters=masters)
         else:
             raise _failure(request)
 
 
-def _message(request: Request, images_fd: int, work_fd: int) -> rpc_pb2.Request:
-    lock = rpc_pb2.NFTABLES if request.network_lock == "nftables" else rpc_pb2.SKIP
-    options = rpc_pb2.Options(
+def _message(request: Request, images_fd: int, work_fd: int) -> messages_pb2.Request:
+    lock = messages_pb2.NFTABLES if request.network_lock == "nftables" else messages_pb2.SKIP
+    options = messages_pb2.Options(
         images_dir_fd=images_fd,
         work_dir_fd=work_fd,
         log_file=_LOG_FILE,
         log_level=command.LOG_LEVEL,
         root=str(request.root),
         external=list(request.externals),
-        inherit_fd=[rpc_pb2.InheritFd(key=key, fd=fd) for key, fd in request.inherit],
-        manage_cgroups_mode=rpc_pb2.IGNORE,
+        inherit_fd=[messages_pb2.InheritFd(key=key, fd=fd) for key, fd in request.inherit],
+        manage_cgroups_mode=messages_pb2.IGNORE,
         notify_scripts=True,
         rst_sibling=True,
         orphan_pts_master=True,
@@ -129,7 +129,7 @@ def _message(request: Request, images_fd: int, work_fd: int) -> rpc_pb2.Request:
         options.tcp_established = True
     else:
         options.tcp_close = True
-    return rpc_pb2.Request(type=rpc_pb2.RESTORE, opts=options)
+    return messages_pb2.Request(type=messages_pb2.RESTORE, opts=options)
 
 
 def _open_directory(path: Path, undo: ExitStack) -> int:

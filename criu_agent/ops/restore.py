@@ -14,7 +14,7 @@ from typing import Any
 from criu_agent import runs
 from criu_agent.box import mounts
 from criu_agent.config import Config
-from criu_agent.criu import images
+from criu_agent.criu import images, terminals
 from criu_agent.criu import restore as criu
 from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure
@@ -89,6 +89,7 @@ def restore(
         image_dir = undo.enter_context(ImageDir(run.runtime / "images", room))
         for name, blob in manifest.images.items():
             _load(repository, blob, image_dir.path / name)
+        terminals.give_back_controlling_terminals(image_dir.path)
         scrollback = Scrollback(b"".join(repository.stream(manifest.attachments["scrollback"])))
         layout = _rebuild_files(config, run, repository, manifest)
         root = run.runtime / "root"

@@ -395,6 +395,6 @@ def _present(master: int | None) -> int:
 
 
 def _exit_code(status: int) -> int:
-    """The exit status that a shell would show: 128+N for a signal. tini gives its child's in the same way."""
+    """The exit status that a shell would show: 128+N for a signal. dumb-init gives its child's in the same way."""
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code

@@ -135,3 +135,39 @@ class Stats(_message.Message):
     DUMP_FIELD_NUMBER: _ClassVar[int]
     dump: DumpStats
     def __init__(self, dump: _Optional[_Union[DumpStats, _Mapping]] = ...) -> None: ...
+
+class File(_message.Message):
+    __slots__ = ("type", "id", "tty")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TTY_FIELD_NUMBER: _ClassVar[int]
+    type: int
+    id: int
+    tty: TtyFile
+    def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., tty: _Optional[_Union[TtyFile, _Mapping]] = ...) -> None: ...
+
+class TtyFile(_message.Message):
+    __slots__ = ("id", "tty_info_id")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TTY_INFO_ID_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    tty_info_id: int
+    def __init__(self, id: _Optional[int] = ..., tty_info_id: _Optional[int] = ...) -> None: ...
+
+class TtyInfo(_message.Message):
+    __slots__ = ("id", "sid", "rdev", "pty")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    SID_FIELD_NUMBER: _ClassVar[int]
+    RDEV_FIELD_NUMBER: _ClassVar[int]
+    PTY_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    sid: int
+    rdev: int
+    pty: Pty
+    def __init__(self, id: _Optional[int] = ..., sid: _Optional[int] = ..., rdev: _Optional[int] = ..., pty: _Optional[_Union[Pty, _Mapping]] = ...) -> None: ...
+
+class Pty(_message.Message):
+    __slots__ = ("index",)
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    def __init__(self, index: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,63 @@
+"""Mend the images of a terminal before a restore: CRIU may forget whose controlling terminal it is.
+
+Looking for the file through which it restores the controlling terminal, CRIU (4.2, tty_setup_slavery) links every two
+open files of one pty as if they were its two ends, and leaves out what is linked. With the master outside of the
+tree, all are slaves: an even number of them leaves none over, and the session comes back without a terminal. Then no
+SIGWINCH and no ^C arrives, and the next dump writes session 0, which cannot be restored at all. OpenCode has two. So
+an even number is made odd by one more entry, which no descriptor refers to: CRIU uses it for this one purpose.
+"""
+
+import struct
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from criu_agent import log
+from criu_agent.criu import messages_pb2
+
+_TTY = 11  # fd_types.TTY
+_SLAVE_MAJORS = range(136, 144)  # Unix98 pty slaves (Documentation/admin-guide/devices.txt)
+_HEADER = 8  # an image begins with two u32 of magic; then u32 length and message, again and again
+
+
+def give_back_controlling_terminals(images: Path) -> int:
+    """Mend files.img in place; how many terminals needed it."""
+    infos = {info.id: info for info in map(messages_pb2.TtyInfo.FromString, _messages(images / "tty-info.img"))}
+    files = [messages_pb2.File.FromString(data) for data in _messages(images / "files.img")]
+    opened = [file for file in files if file.type == _TTY and infos[file.tty.tty_info_id].HasField("pty")]
+    with_master = {
+        infos[file.tty.tty_info_id].pty.index for file in opened if not _is_slave(infos[file.tty.tty_info_id])
+    }
+    counts = Counter(file.tty.tty_info_id for file in opened if _is_slave(infos[file.tty.tty_info_id]))
+    next_id = max((file.id for file in files), default=0) + 1
+    mended = 0
+    for number, count in counts.items():
+        if count % 2 or not infos[number].sid or infos[number].pty.index in with_master:
+            continue
+        extra = messages_pb2.File()
+        extra.CopyFrom(next(file for file in opened if file.tty.tty_info_id == number))
+        extra.id = extra.tty.id = next_id + mended
+        _append(images / "files.img", extra.SerializeToString())
+        log.debug("the terminal of session %d has %d open files: one was added", infos[number].sid, count)
+        mended += 1
+    return mended
+
+
+def _is_slave(info: messages_pb2.TtyInfo) -> bool:
+    return (info.rdev >> 8) & 0xFFF in _SLAVE_MAJORS  # new_encode_dev() of the kernel
+
+
+def _messages(path: Path) -> Iterator[bytes]:
+    if not path.exists():
+        return
+    data = path.read_bytes()
+    at = _HEADER
+    while at < len(data):
+        (length,) = struct.unpack_from("<I", data, at)
+        yield data[at + 4 : at + 4 + length]
+        at += 4 + length
+
+
+def _append(path: Path, message: bytes) -> None:
+    with open(path, "ab") as file:
+        file.write(struct.pack("<I", len(message)) + message)

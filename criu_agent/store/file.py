@@ -1,0 +1,181 @@
+"""A store in a local directory: one file (0600) per object, in directories (0700).
+
+An object appears whole or not at all: it is written to a temporary file in `.tmp`, synced, linked to its
+name, and the directory of the name is synced. link(2) fails when the name is taken: so `put` is create-only.
+
+Whoever writes holds a shared flock on `.tmp`; whoever gets it alone knows that no writer lives, and removes
+what killed ones left. No clock and no pid is asked.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from criu_agent import log
+from criu_agent.errors import Corrupt, Failure, NotFound
+from criu_agent.store.base import NAME, components
+
+_TEMPORARY = ".tmp"
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a fifo must not hold us
+_CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class FileStore:
+    def __init__(self, root: Path) -> None:
+        """The store in the directory `root`, which the first `put` makes if it is not there."""
+        self.root = root
+        with self._translated(""), suppress(FileNotFoundError):
+            _sweep(root / _TEMPORARY)
+
+    def get(self, name: str, limit: int) -> bytes:
+        *parents, last = components(name)
+        try:
+            with self._translated(name), self._directory(parents) as directory:
+                fd = os.open(last, _READ, dir_fd=directory)
+                with open(fd, "rb") as file:
+                    if not stat.S_ISREG(os.fstat(fd).st_mode):
+                        raise Corrupt(f"{self.root / name} is not a regular file")
+                    return file.read(limit)
+        except FileNotFoundError as error:
+            raise NotFound(f"there is no object {name} in {self.root}") from error
+
+    def put(self, name: str, data: bytes) -> bool:
+        *parents, last = components(name)
+        with self._translated(name):
+            self._make([_TEMPORARY])
+            self._make(parents)
+            with self._directory(parents) as directory, self._directory([_TEMPORARY]) as temporary:
+                fcntl.flock(temporary, fcntl.LOCK_SH)
+                made = _create(data, temporary, directory, last)
+                os.fsync(directory)
+                return made
+
+    def size(self, name: str) -> int | None:
+        *parents, last = components(name)
+        try:
+            with self._translated(name), self._directory(parents) as directory:
+                return os.stat(last, dir_fd=directory, follow_symlinks=False).st_size
+        except FileNotFoundError:
+            return None
+
+    def list(self, prefix: str) -> Sequence[str]:
+        parent = prefix.rpartition("/")[0]
+        try:
+            with self._translated(prefix):
+                return sorted(name for name in self._walk(parent) if name.startswith(prefix))
+        except FileNotFoundError:
+            return []
+
+    def delete(self, name: str) -> None:
+        *parents, last = components(name)
+        with (
+            suppress(FileNotFoundError),
+            self._translated(name),
+            self._directory(parents) as directory,
+        ):
+            os.unlink(last, dir_fd=directory)
+            os.fsync(directory)
+
+    def _walk(self, parent: str) -> Iterator[str]:
+        with self._directory(components(parent) if parent else []) as directory:
+            with os.scandir(directory) as found:
+                entries = list(found)
+            for entry in entries:
+                name = f"{parent}/{entry.name}" if parent else entry.name
+                if not NAME.fullmatch(entry.name):
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    yield name
+                elif entry.is_dir(follow_symlinks=False):
+                    yield from self._walk(name)
+
+    @contextmanager
+    def _directory(self, parts: Sequence[str]) -> Iterator[int]:
+        """A descriptor of root/parts..., where no part is a symbolic link."""
+        fd = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for part in parts:
+                parent, fd = fd, os.open(part, _DIRECTORY, dir_fd=fd)
+                os.close(parent)
+            yield fd
+        finally:
+            os.close(fd)
+
+    def _make(self, parts: Sequence[str]) -> None:
+        """mkdir -p of root/parts..., each new name synced in its parent."""
+        for depth in range(len(parts), -1, -1):
+            try:
+                with self._directory(parts[:depth]):
+                    break
+            except FileNotFoundError:
+                continue
+        else:
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            depth = 0
+        for made in range(depth, len(parts)):
+            with self._directory(parts[:made]) as directory:
+                with suppress(FileExistsError):  # another thread or process was quicker
+                    os.mkdir(parts[made], 0o700, dir_fd=directory)
+                os.fsync(directory)
+
+    @contextmanager
+    def _translated(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _failure(self.root, name, error) from error
+
+
+def _failure(root: Path, name: str, error: OSError) -> Failure:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure(f"no space left in the repository {root}", hint="free some space, or name another one with -r")
+    hint = {
+        errno.EACCES: "run it as root, or name a repository of your own with -r",
+        errno.EROFS: "name a repository on a writable file system with -r",
+        errno.EPERM: "the repository needs a file system with hard links; name another one with -r",
+    }
+    where = root / name if name else root
+    return Failure(f"cannot use {where}: {error.strerror}", hint=hint.get(error.errno or 0, ""))
+
+
+def _create(data: bytes, temporary: int, directory: int, name: str) -> bool:
+    """Write data durably to a temporary file and give it its name. False if the name is taken."""
+    unfinished = secrets.token_hex(16)
+    fd = os.open(unfinished, _CREATE, 0o600, dir_fd=temporary)
+    try:
+        with open(fd, "wb", buffering=0) as file:
+            view = memoryview(data)
+            while view:
+                view = view[file.write(view) :]
+            os.fsync(fd)
+        os.link(unfinished, name, src_dir_fd=temporary, dst_dir_fd=directory, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    finally:
+        os.unlink(unfinished, dir_fd=temporary)
+    return True
+
+
+def _sweep(temporary: Path) -> None:
+    fd = os.open(temporary, _DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with os.scandir(fd) as found:
+            names = [entry.name for entry in found]
+        for name in names:
+            log.info("removing %s, left by a writer that was killed", temporary / name)
+            os.unlink(name, dir_fd=fd)
+    except BlockingIOError:
+        return  # somebody is writing: the next one to open the store looks again
+    except OSError as error:
+        log.warning("cannot remove what is left in %s: %s", temporary, error)  # no reason not to read
+    finally:
+        os.close(fd)

@@ -19,7 +19,7 @@ from criu_agent.errors import Failure, HostCannot, Timeout
 from criu_agent.linux import process
 
 _LOG_FILE = "criu-restore.log"
-_MASTER = "orphan-pts-master"
+_LOG_LEVEL = 4  # names the address of a port that is taken
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ def _message(request: Request, images_fd: int, work_fd: int) -> messages_pb2.Req
         images_dir_fd=images_fd,
         work_dir_fd=work_fd,
         log_file=_LOG_FILE,
-        log_level=command.LOG_LEVEL,
+        log_level=_LOG_LEVEL,
         root=str(request.root),
         external=list(request.externals),
         inherit_fd=[messages_pb2.InheritFd(key=key, fd=fd) for key, fd in request.inherit],

@@ -10,7 +10,7 @@ from criu_agent.term import modes
 from criu_agent.term.console import Console, Pty, Stream
 
 _KINDS: dict[Stream, Kind] = {"stdout": Kind.OUTPUT, "stderr": Kind.ERROR_OUTPUT}
-_REDRAW_AFTER = 0.05  # seconds between the two sizes that make a full-screen program draw again
+_REDRAW_AFTER = 0.3  # seconds between the two sizes that make a full-screen program draw again; OpenCode waits 0.1
 _INPUT_LIMIT = 4 << 20  # bytes of input that may wait for a program that does not read
 
 

@@ -1,0 +1,243 @@
+"""What the tests of the whole tool share: an isolated criu-agent, a terminal, and the proof that nothing is left.
+
+Tests in tests/root and tests/workloads need root and a real CRIU. A missing component fails them: no skip hides it.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOOLS = Path(os.environ.get("CRIU_AGENT_TEST_TOOLS", "/opt/criu-agent/test-tools"))
+NODE_BIN = TOOLS / "node_modules/.bin"
+
+
+class Outcome:
+    """How a command line ended."""
+
+    def __init__(self, done: "subprocess.CompletedProcess[str]") -> None:
+        self.code = done.returncode
+        self.out = done.stdout
+        self.err = done.stderr
+
+    def __repr__(self) -> str:
+        return f"exit {self.code}\n--- stdout\n{self.out}\n--- stderr\n{self.err}"
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Agent:
+    """criu-agent with a state directory, a runtime directory and a repository of its own."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.workdir = directory / "work"
+        self.workdir.mkdir()
+        self.env = {
+            **os.environ,
+            "CRIU_AGENT_STATE_DIR": str(directory / "state"),
+            "CRIU_AGENT_RUNTIME_DIR": str(directory / "run"),
+            "CRIU_AGENT_REPOSITORY": str(directory / "repository"),
+        }
+        self.program = [sys.executable, "-m", "criu_agent"]
+
+    def __call__(
+        self,
+        *arguments: str,
+        timeout: float = 120,
+        input: str | None = None,
+        env: dict[str, str] | None = None,
+        check: bool = True,
+    ) -> Outcome:
+        """Run `criu-agent ARGUMENTS` in the work directory. check: fail the test unless it exits with 0."""
+        done = subprocess.run(
+            [*self.program, *arguments],
+            cwd=self.workdir,
+            env={**self.env, **(env or {})},
+            stdin=subprocess.DEVNULL if input is None else None,
+            input=input,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        outcome = Outcome(done)
+        if check:
+            assert outcome.code == 0, f"criu-agent {' '.join(arguments)}: {outcome!r}{self.logs()}"
+        return outcome
+
+    def runs(self) -> list[dict[str, Any]]:
+        return list(self("ps", "-a", "--json").json)
+
+    def run_of(self, name: str) -> dict[str, Any]:
+        return next(run for run in self.runs() if run["name"] == name)
+
+    def root_pid(self, name: str) -> int:
+        """PID 1 of the box, as the host sees it."""
+        return int(self.run_of(name)["pid"])
+
+    def state_of(self, name: str) -> str:
+        return str(self.run_of(name)["state"])
+
+    def files_of(self, name: str) -> Path:
+        """The box's upper layer: a file that the run wrote at /x is files_of(name)/x."""
+        return self.directory / "state/runs" / self.run_of(name)["run"] / "box/upper"
+
+    def logs(self) -> str:
+        """The ends of all logs, for a failure's message."""
+        logs = [path for path in (self.directory / "state/runs").glob("*/*.log") if path.name != "output.log"]
+        return "".join(f"\n--- {path.name}\n{path.read_text(errors='replace')[-3000:]}" for path in sorted(logs))
+
+    def forget_everything(self, name: str) -> None:
+        """What a host has when only the store is left: no run directory, no runtime directory."""
+        run = self.run_of(name)
+        assert run["state"] in ("suspended", "exited", "failed"), run
+        shutil.rmtree(self.directory / "state/runs" / run["run"])
+        shutil.rmtree(self.directory / "run" / run["run"], ignore_errors=True)
+
+    def clean_up(self) -> None:
+        """End every run of this test; its processes only."""
+        for run in self.runs():
+            self("rm", "-f", run["run"], check=False)
+
+
+class Screen:
+    """A terminal of 100x30 in a tmux server of its own, whose picture can be read."""
+
+    def __init__(self, agent: Agent, socket: Path) -> None:
+        self.agent = agent
+        self._tmux = ["tmux", "-S", str(socket), "-f", "/dev/null"]
+        command = [
+            "new-session",
+            "-d",
+            "-x",
+            "100",
+            "-y",
+            "30",
+            "-c",
+            str(agent.workdir),
+            "bash",
+            "--norc",
+            "--noprofile",
+        ]
+        subprocess.run([*self._tmux, *command], env={**agent.env, "PS1": "$ ", "TERM": "xterm-256color"}, check=True)
+
+    def tmux(self, *arguments: str) -> str:
+        done = subprocess.run([*self._tmux, *arguments], capture_output=True, text=True, check=True)
+        return done.stdout
+
+    def keys(self, *keys: str) -> None:
+        """Keys by tmux's names: "Enter", "C-c", "Down"."""
+        self.tmux("send-keys", *keys)
+
+    def type(self, text: str) -> None:
+        """Text as it is."""
+        self.tmux("send-keys", "-l", "--", text)
+
+    def command(self, text: str) -> None:
+        self.type(text)
+        self.keys("Enter")
+
+    def agent_command(self, arguments: str) -> None:
+        """Type `clear; criu-agent ARGUMENTS`."""
+        program = " ".join(self.agent.program)
+        self.command(f"clear; {program} {arguments}")
+
+    def text(self) -> str:
+        return self.tmux("capture-pane", "-p")
+
+    def await_text(self, wanted: str, timeout: float = 30) -> str:
+        """Wait until the picture matches the regular expression (^ and $ at lines; no spaces at their ends); the picture."""
+        return self.await_picture(lambda text: re.search(wanted, text, re.MULTILINE) is not None, wanted, timeout)
+
+    def await_picture(self, test: Callable[[str], bool], wanted: str, timeout: float = 30) -> str:
+        deadline = time.monotonic() + timeout
+        while not test(text := self.text()):
+            assert time.monotonic() < deadline, f"never saw {wanted!r}:\n{text}\n{self.agent.logs()}"
+            time.sleep(0.05)
+        return text
+
+    def close(self) -> None:
+        subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
+
+
+def await_true(test: Callable[[], object], what: str, timeout: float = 20) -> None:
+    """Wait until test() is true."""
+    deadline = time.monotonic() + timeout
+    while not test():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.02)
+
+
+def traces(directory: Path) -> dict[str, list[str]]:
+    """Everything that a run could leave on this machine."""
+    mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(directory) in line]
+    nft = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
+    hierarchies = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
+    processes = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
+            except OSError:
+                continue
+            if str(directory).encode() + b"/" in said or b"criu-agent-init\0" in said[:16]:
+                command = said.split(b"\0")[:6]
+                processes.append(f"{entry.name} {b' '.join(command)!r}")
+    return {
+        "mounts": mounts,
+        "processes": processes,
+        "nft tables": [line for line in nft.splitlines() if "CRIU-" in line],
+        "network namespaces": sorted(os.listdir("/run/netns")) if Path("/run/netns").exists() else [],
+        "cgroups": [str(path) for root in hierarchies for path in root.glob("criu-agent*/*")],
+    }
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    """An isolated criu-agent; at the end everything of it is ended, and nothing may be left."""
+    before = traces(tmp_path)
+    made = Agent(tmp_path)
+    yield made
+    made.clean_up()
+    deadline = time.monotonic() + 10
+    while True:
+        left = {kind: [one for one in after if one not in before[kind]] for kind, after in traces(tmp_path).items()}
+        if not any(left.values()):
+            break
+        assert time.monotonic() < deadline, f"left behind: { {kind: one for kind, one in left.items() if one} }"
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def screen(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Screen]:
+    """A terminal for `agent`."""
+    # Not below the agent's directory: its tmux server would look like something left behind.
+    made = Screen(agent, tmp_path_factory.mktemp("tmux") / "socket")
+    try:
+        made.await_text(r"^\$")
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def ended() -> Iterator[list["subprocess.Popen[Any]"]]:
+    """Processes that a test started beside the runs; killed at the end, by pid."""
+    started: list[subprocess.Popen[Any]] = []
+    yield started
+    for process in started:
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        process.wait()

@@ -158,7 +158,7 @@ class Screen:
         return self.tmux("capture-pane", "-p")
 
     def await_text(self, wanted: str, timeout: float = 30) -> str:
-        """Wait until the picture matches the regular expression (^ and $ at lines; no spaces at their ends); the picture."""
+        """Wait until the picture matches the regular expression (^ and $ at lines, whose ends have no spaces)."""
         return self.await_picture(lambda text: re.search(wanted, text, re.MULTILINE) is not None, wanted, timeout)
 
     def await_picture(self, test: Callable[[str], bool], wanted: str, timeout: float = 30) -> str:

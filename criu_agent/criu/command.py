@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 GHOST_LIMIT = 1 << 30  # bytes of a deleted file that go into the image; CRIU's own default is 1 MB
-# The least level at which an error of a dump can be traced to its pid and fd: 3 costs 5 % more time than 2, 4 another 4.
+# The least level at which an error of a dump can be traced to its pid and fd; it costs 5 % more time than 2.
 LOG_LEVEL = 3
 
 NetworkLock = Literal["nftables", "skip"]

@@ -85,5 +85,6 @@ def test_a_terminal_comes_back_in_the_middle_of_the_line(agent: Agent, screen: S
     screen.command("sleep 500")
     screen.keys("C-c")
     screen.command("exit 7")
+    screen.await_text(r"exit\n\$$")
     screen.command("echo code $?")
     screen.await_text("code 7")

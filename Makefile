@@ -1,0 +1,31 @@
+# The two commands of the README are `make demo` and `make test`. As root: `sudo make demo`.
+
+.PHONY: help install demo test lint bench proto clean
+help:                                ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+install:                             ## install CRIU, the init and criu-agent (in .venv)
+	@scripts/install
+
+demo: install                        ## install what is needed and watch a program be suspended and resumed
+	@scripts/demo
+
+test: .dev                           ## install what is needed and run every test
+	.venv/bin/pytest
+
+lint: .dev                           ## ruff, ruff format, mypy --strict, shellcheck (the tests run them too)
+	.venv/bin/pytest -q tests/unit/test_lint.py
+
+bench: .dev                          ## frozen and total times against plain criu, in one run
+	.venv/bin/python -m bench
+
+proto: .dev                          ## make the protobuf module again from messages.proto
+	.venv/bin/pip --quiet install grpcio-tools
+	cd criu_agent/criu && ../../.venv/bin/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. messages.proto
+
+clean:                               ## remove what was made here; CRIU under its prefix stays
+	rm -rf .venv build ./*.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+.PHONY: .dev
+.dev:
+	@scripts/install --dev

@@ -3,6 +3,7 @@
     Failure                     1   something that was asked for could not be done
     +- Usage                    2   the command line or a configuration value is wrong
     +- NotFound                10   no such run, snapshot or repository
+    +- NoSpace                  1   a file system is full; a checkpoint makes it 16
     +- Corrupt                 14   a stored object is missing, truncated or changed
     +- HostCannot              15   this host lacks what the verb needs
     |  +- NotRoot
@@ -51,6 +52,10 @@ class Usage(Failure):
 
 class NotFound(Failure):
     exit_code = 10
+
+
+class NoSpace(Failure):
+    pass
 
 
 class Corrupt(Failure):

@@ -84,8 +84,25 @@ def inspect_verb(context: Context, /, wanted: tuple[str, ...]) -> None:
         run = runs.find(context.config, name)
         spec = {**dataclasses.asdict(run.spec), "env": sorted(run.spec.env)}
         state = {**dataclasses.asdict(run.state), "state": run.shown_state, "supervised": run.alive}
-        documents.append({"spec": spec, "state": state, "directory": str(run.directory), "socket": str(run.socket)})
+        documents.append(
+            {
+                "spec": spec,
+                "state": state,
+                "processes": _processes(run),
+                "directory": str(run.directory),
+                "socket": str(run.socket),
+            }
+        )
     show.document(documents)
+
+
+def _processes(run: runs.Run) -> list[dict[str, object]]:
+    """The run's processes as the host sees them, PID 1 of the box first."""
+    from criu_agent.linux import proc, usage
+
+    if not runs.box_is_alive(run.state):
+        return []
+    return usage.of(process.pid for process in proc.tree(run.state.root_pid))
 
 
 @verb("logs")

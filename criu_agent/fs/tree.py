@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import IO, Protocol, Self
 
-from criu_agent.errors import Failure
+from criu_agent.errors import Failure, NoSpace
 from criu_agent.fs import beneath
 from criu_agent.fs.entry import LINE_LIMIT, Entry, to_line
 from criu_agent.fs.scan import scan
@@ -91,8 +91,10 @@ def capture(root: Path, *, spool: Path | None) -> Capture:
             undo.pop_all()  # from here on the capture owns the spool
             return Capture(root, entries, file, offsets)
     except OSError as error:
-        hint = f"free some space in {spool}" if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-        raise Failure(f"cannot copy the files of {root} to {spool}: {error.strerror}", hint=hint) from error
+        message = f"cannot copy the files of {root} to {spool}: {error.strerror}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise NoSpace(message, hint=f"free some space in {spool}") from error
+        raise Failure(message) from error
 
 
 def save(captured: Capture, store: Save) -> Tree:

@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from criu_agent import log
-from criu_agent.errors import Corrupt, Failure, NotFound
+from criu_agent.errors import Corrupt, Failure, NoSpace, NotFound
 from criu_agent.store.base import NAME, components
 
 _TEMPORARY = ".tmp"
@@ -136,7 +136,7 @@ class FileStore:
 
 def _failure(root: Path, name: str, error: OSError) -> Failure:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return Failure(f"no space left in the repository {root}", hint="free some space, or name another one with -r")
+        return NoSpace(f"no space left in the repository {root}", hint="free some space, or name another one with -r")
     hint = {
         errno.EACCES: "run it as root, or name a repository of your own with -r",
         errno.EROFS: "name a repository on a writable file system with -r",

@@ -137,6 +137,13 @@ class Client:
         """Send a request and wait for its summary. An error message raises the error that it names."""
         try:
             self.send(**request)
+        except (ConnectionResetError, BrokenPipeError) as error:
+            raise _ended() from error
+        return self.answer(on_status=on_status)
+
+    def answer(self, *, on_status: Callable[[Message], None] | None = None) -> Message:
+        """Wait for the summary of the request that was sent."""
+        try:
             while True:
                 for _, payload in self.received():
                     reply = json.loads(payload)
@@ -147,7 +154,11 @@ class Client:
                     if on_status is not None:
                         on_status(reply)
         except (ConnectionResetError, BrokenPipeError) as error:
-            raise Failure("the supervisor ended before it answered", hint="criu-agent ps shows its state") from error
+            raise _ended() from error
+
+
+def _ended() -> Failure:
+    return Failure("the supervisor ended before it answered", hint="criu-agent ps shows its state")
 
 
 def error_message(error: Failure) -> Message:

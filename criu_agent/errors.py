@@ -1,9 +1,9 @@
 """Every error that criu-agent raises, with the exit code that it ends with.
 
     Failure                     1   something that was asked for could not be done
+    +- NoSpace                  1   a file system is full; a checkpoint makes 16 of it
     +- Usage                    2   the command line or a configuration value is wrong
     +- NotFound                10   no such run, snapshot or repository
-    +- NoSpace                  1   a file system is full; a checkpoint makes it 16
     +- Corrupt                 14   a stored object is missing, truncated or changed
     +- HostCannot              15   this host lacks what the verb needs
     |  +- NotRoot
@@ -46,16 +46,16 @@ class Failure(Exception):
         }
 
 
+class NoSpace(Failure):
+    pass
+
+
 class Usage(Failure):
     exit_code = 2
 
 
 class NotFound(Failure):
     exit_code = 10
-
-
-class NoSpace(Failure):
-    pass
 
 
 class Corrupt(Failure):

@@ -35,6 +35,7 @@ class RunSpec:
     workdir: str
     env: Mapping[str, str] = field(repr=False)
     user: str = "0:0"  # "uid:gid" of the command, numbers
+    user_namespace: bool = False  # the box is in one of its own, so that CRIU may dump another user than root
     tty: bool = False
     stdin_open: bool = False
     net: Literal["host"] = "host"

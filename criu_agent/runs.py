@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from criu_agent import log
 from criu_agent.config import Config
 from criu_agent.errors import Failure, HostCannot, NotFound, Usage
 from criu_agent.model import RunSpec, RunState
@@ -150,17 +151,29 @@ def by_id(config: Config, run_id: str) -> Run | None:
 def _read(config: Config, run_id: str) -> Run | None:
     path = directory(config, run_id)
     try:
-        spec = json.loads((path / "run.json").read_bytes())
-        state = json.loads((path / "state.json").read_bytes())
+        saved = json.loads((path / "run.json").read_bytes())
+        spec = RunSpec(**{**saved, "argv": tuple(saved["argv"]), "through": tuple(saved["through"])})
+        state = _read_state(path / "state.json")
     except (FileNotFoundError, NotADirectoryError):
         return None  # being made or removed just now
+    except (ValueError, TypeError, KeyError) as error:
+        log.warning("%s cannot be read: %s", path / "run.json", error)
+        return None
     return Run(
         directory=path,
         runtime=runtime(config, run_id),
-        spec=RunSpec(**{**spec, "argv": tuple(spec["argv"]), "through": tuple(spec["through"])}),
-        state=RunState(**state),
+        spec=spec,
+        state=state,
         alive=_is_locked(path / "lock"),
     )
+
+
+def _read_state(path: Path) -> RunState:
+    """The state; a damaged one must not hide the run, which `rm` can still remove."""
+    try:
+        return RunState(**json.loads(path.read_bytes()))
+    except (ValueError, TypeError) as error:
+        return RunState(state="failed", error=f"{path} cannot be read: {error}")
 
 
 def write_state(path: Path, state: RunState) -> None:

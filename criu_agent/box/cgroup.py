@@ -87,6 +87,7 @@ class Cgroup:
                 raise Failure(
                     f"processes of {self.path.name} do not die: {self.pids()}",
                     hint="one of them may hang in the kernel (state D)",
+                    agent_state="killed, but still there",
                 )
             time.sleep(0.005)
 

@@ -22,6 +22,7 @@ from criu_agent.errors import Failure, ToolFailed
 from criu_agent.linux import process, syscalls
 
 _NAMESPACES = {
+    "user": syscalls.CLONE_NEWUSER,
     "uts": syscalls.CLONE_NEWUTS,
     "ipc": syscalls.CLONE_NEWIPC,
     "net": syscalls.CLONE_NEWNET,
@@ -95,7 +96,8 @@ def _enter(orders: Mapping[str, Any]) -> None:
     root = f"/proc/{orders['root_pid']}/ns"
     fds = {name: os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _NAMESPACES}
     for name, flag in _NAMESPACES.items():
-        syscalls.setns(fds[name], flag)
+        if not Path(f"/proc/self/ns/{name}").samefile(f"{root}/{name}"):  # one's own user namespace is refused
+            syscalls.setns(fds[name], flag)
     os.chdir("/")
 
 

@@ -24,7 +24,8 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from criu_agent.box.cgroup import Cgroup
 from criu_agent.errors import Failure, ToolFailed, by_code
 from criu_agent.linux import syscalls
 
+_NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 _TIOCSPTLCK = 0x40045431  # asm-generic/ioctls.h
 _TIOCGPTN = 0x80045430
 # The command's own: a session leader that opens a terminal gets it as its controlling one (man 4 tty).
@@ -69,19 +71,48 @@ def start(layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point: 
     CommandNotFound, NotExecutable or ToolFailed when it cannot be, and nothing is left then.
     """
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        fork = _fork_into_user_namespace if layout.user_namespace else _fork
+        with fork(layout, mount_point) as pid:
+            if pid == 0:
+                _child(layout, command, mount_point, theirs)  # never returns
+            theirs.close()
+            cgroup.add(pid)
+            ours.send(b"go")
+            return _await_exec(ours, pid)
+
+
+@contextmanager
+def _fork(_layout: mounts.Layout, _mount_point: Path) -> Iterator[int]:
+    """A direct child that is PID 1 of a new pid namespace; our later children stay in ours."""
     own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
         syscalls.unshare(syscalls.CLONE_NEWPID)
         pid = os.fork()
-        if pid == 0:
-            _child(layout, command, cgroup, mount_point, theirs)  # never returns
-        syscalls.setns(own_pid_namespace, syscalls.CLONE_NEWPID)
-        theirs.close()
-        return _await_exec(ours, pid)
+        if pid:
+            syscalls.setns(own_pid_namespace, syscalls.CLONE_NEWPID)
+        yield pid
     finally:
         os.close(own_pid_namespace)
-        ours.close()
-        theirs.close()
+
+
+@contextmanager
+def _fork_into_user_namespace(layout: mounts.Layout, mount_point: Path) -> Iterator[int]:
+    """The same in a new user namespace, where users have the numbers that they have on the host.
+
+    CRIU needs all namespaces to belong to the user namespace, so they are made at once; and the kernel refuses the
+    overlay's options inside, so it is mounted before (lab/criu.md section 13).
+    """
+    mounts.mount_root(layout, mount_point)
+    try:
+        everything = syscalls.CLONE_NEWUSER | syscalls.CLONE_NEWPID | _NAMESPACES
+        pid = syscalls.clone(everything)
+        if pid:
+            for name in ("uid_map", "gid_map"):
+                Path(f"/proc/{pid}/{name}").write_text("0 0 65536\n")
+        yield pid
+    finally:
+        syscalls.umount2(str(mount_point), syscalls.MNT_DETACH)
 
 
 def _await_exec(channel: socket.socket, pid: int) -> Started:
@@ -101,12 +132,11 @@ def _await_exec(channel: socket.socket, pid: int) -> Started:
             raise by_code(report["code"])(report["message"], hint=report["hint"])
 
 
-def _child(
-    layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point: Path, channel: socket.socket
-) -> None:
+def _child(layout: mounts.Layout, command: Command, mount_point: Path, channel: socket.socket) -> None:
     """The child's whole life before exec. Whatever goes wrong is reported, and ends it with _exit."""
     try:
-        _enter(layout, command, cgroup, mount_point)
+        channel.recv(16)  # we are in our cgroup, and have the user ids of the namespace
+        _enter(layout, command, mount_point)
         _attach_stdio(command, channel)
         executable_check(command)
         _become_init(command)
@@ -124,11 +154,14 @@ def _report(channel: socket.socket, report: Mapping[str, object]) -> None:
     channel.send(json.dumps(report).encode())
 
 
-def _enter(layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point: Path) -> None:
-    cgroup.add(0)
-    syscalls.unshare(syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS)
-    syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
-    mounts.mount_root(layout, mount_point)
+def _enter(layout: mounts.Layout, command: Command, mount_point: Path) -> None:
+    if layout.user_namespace:
+        # What came from outside is locked: only a mount of our own can become the root.
+        syscalls.mount(str(mount_point), str(mount_point), "", syscalls.MS_BIND | syscalls.MS_REC)
+    else:
+        syscalls.unshare(_NAMESPACES)
+        syscalls.mount("none", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+        mounts.mount_root(layout, mount_point)
     mounts.mount_inside(mount_point, layout, int(command.user.partition(":")[0]))
     mounts.pivot(mount_point)
     os.setsid()
@@ -172,7 +205,7 @@ def executable_check(command: Command) -> None:
         candidates = [name]
     else:
         search = command.env.get("PATH", os.defpath)
-        candidates = [f"{directory or '.'}/{name}" for directory in search.split(":")]
+        candidates = [f"{directory or '.'}/{name}" for directory in search.split(":") if name]
     found = [path for path in candidates if _exists(path)]
     if not found:
         raise by_code(127)(f"{name}: command not found", hint="is it on PATH, and not below /tmp or /run?")

@@ -45,12 +45,14 @@ class Layout:
     """The directories of one run's root, and its binds.
 
     directory holds upper (what the run wrote), work (overlayfs' own) and is on a file system that can carry an
-    upper layer. hidden are paths of the host that the box must not see, such as our own state.
+    upper layer. hidden are paths of the host that the box must not see, such as our own state. user_namespace: the
+    box is in one of its own.
     """
 
     directory: Path
     binds: tuple[Bind, ...]
     hidden: tuple[str, ...]
+    user_namespace: bool = False
 
     @property
     def upper(self) -> Path:
@@ -68,11 +70,17 @@ class Layout:
         return [bind.restore_external for bind in self.binds]
 
 
-def system_binds(init: Path) -> list[Bind]:
-    """The binds that every box has: device nodes, /sys, the static init, and the resolver's file if it is needed."""
+def system_binds(init: Path, *, user_namespace: bool) -> list[Bind]:
+    """The binds that every box has: device nodes, /sys, the init, and the resolver's file if it is needed.
+
+    In a user namespace there is no /sys: its mounts are locked together, and each would have to be an External.
+    """
+    if not init.is_file():
+        raise HostCannot(f"there is no init for the box at {init}", hint="install it with scripts/install-criu")
     binds = [Bind(key=f"dev-{name}", source=f"/dev/{name}", target=f"/dev/{name}") for name in DEVICES]
     binds.append(Bind(key="init", source=str(init), target=INIT))
-    binds.append(Bind(key="sys", source="/sys", target="/sys"))
+    if not user_namespace:
+        binds.append(Bind(key="sys", source="/sys", target="/sys"))
     resolver = os.path.realpath("/etc/resolv.conf")
     # The box has its own /run: a resolv.conf that is a link into /run would dangle.
     if resolver.startswith("/run/") and Path(resolver).is_file():

@@ -14,7 +14,7 @@ import click
 
 from criu_agent import config, log
 from criu_agent.config import Config
-from criu_agent.errors import NotRoot
+from criu_agent.errors import Failure, NotRoot, ToolFailed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,21 @@ class Context:
 
 
 class Verb(click.Command):
-    """A command that takes the global options too, and is for root unless it says otherwise."""
+    """A command that takes the global options too, and is for root unless it says otherwise.
 
-    def __init__(self, *args: Any, needs_root: bool = True, **kwargs: Any) -> None:  # noqa: ANN401 - click's
+    gives_code: it exits with the code of the wrapped command, so a failure of ours must not look like one (125).
+    """
+
+    def __init__(
+        self,
+        *args: Any,  # noqa: ANN401 - click's
+        needs_root: bool = True,
+        gives_code: bool = False,
+        **kwargs: Any,  # noqa: ANN401 - click's
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._needs_root = needs_root
+        self._gives_code = gives_code
         own = {spelling for parameter in self.params for spelling in parameter.opts}
         for option in options():
             option.opts = [spelling for spelling in option.opts if spelling not in own]
@@ -93,7 +103,12 @@ class Verb(click.Command):
         ctx.obj.take(ctx.params)
         if self._needs_root:
             ctx.obj.require_root()
-        return super().invoke(ctx)
+        try:
+            return super().invoke(ctx)
+        except Failure as error:
+            if self._gives_code and error.exit_code == Failure.exit_code:
+                raise ToolFailed(error.message, hint=error.hint, agent_state=error.agent_state) from error
+            raise
 
 
 # @verb("ps") def ps_verb(context: Context, ...): the first argument is the Context

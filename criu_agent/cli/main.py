@@ -4,6 +4,7 @@
 """
 
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -90,14 +91,16 @@ def run_cli(arguments: list[str]) -> int:
     try:
         result = _cli().main(arguments, prog_name="criu-agent", standalone_mode=False, obj=context)
     except Failure as error:
-        return _fail(error, context)
+        return _fail(error, as_json=context.options.json)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         return 2
     except click.ClickException as error:
-        return _fail(_usage(error), context)
+        # The options behind the wrong one were not read any more.
+        wants_json = "--json" in itertools.takewhile(lambda word: word != "--", arguments)
+        return _fail(_usage(error), as_json=context.options.json or wants_json)
     except (click.Abort, KeyboardInterrupt):
-        return _fail(Interrupted("interrupted"), context)
+        return _fail(Interrupted("interrupted"), as_json=context.options.json)
     except BrokenPipeError:
         # The reader of our output has gone, as in `criu-agent ps | head -1`.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -112,8 +115,8 @@ def _usage(error: click.ClickException) -> Failure:
     return Usage(error.format_message(), hint=f"{path} --help")
 
 
-def _fail(error: Failure, context: Context) -> int:
-    if context.options.json:
+def _fail(error: Failure, *, as_json: bool) -> int:
+    if as_json:
         print(json.dumps(error.to_json()), file=sys.stderr)
     else:
         state = f" (the agent: {error.agent_state})" if error.agent_state else ""

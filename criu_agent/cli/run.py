@@ -12,7 +12,8 @@ from criu_agent import runs
 from criu_agent.cli import show, terminal
 from criu_agent.cli.context import Context, verb
 from criu_agent.control import Client
-from criu_agent.errors import Failure, HostCannot, ToolFailed, Usage
+from criu_agent.errors import Failure, ToolFailed, Usage
+from criu_agent.linux import proc
 from criu_agent.model import RunSpec
 from criu_agent.supervisor import spawn
 
@@ -38,7 +39,7 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
     return found
 
 
-@verb("run", context_settings=_LITERAL)
+@verb("run", gives_code=True, context_settings=_LITERAL)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("--name", help="Name of the run; made from the command by default")
 @click.option("-d", "--detach", is_flag=True, help="Start it in the background and print its id")
@@ -77,12 +78,8 @@ def run_verb(context: Context, /, command: tuple[str, ...], **options: object) -
         window = terminal.window() if terminal.is_terminal() else (24, 80)
         arguments = ["--rows", str(window[0]), "--columns", str(window[1])]
         spawn.bring_up(context.config, spec.id, [*arguments, *(["--awaited"] if foreground else [])])
-    except BaseException as error:
+    except BaseException:
         _forget(context, spec.id)
-        if isinstance(error, HostCannot):
-            raise
-        if isinstance(error, Failure) and error.exit_code == 1:
-            raise ToolFailed(error.message, hint=error.hint) from error
         raise
     if not foreground:
         report_started(context, spec)
@@ -117,13 +114,15 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, object]
     with_terminal = bool(options["tty"]) or (terminal.is_terminal() and not options["detach"])
     if with_terminal and not options["detach"] and not os.isatty(0):
         raise Usage("--tty needs a terminal on standard input", hint="use --detach --tty, or leave --tty out")
+    user = _user(options["user"])
     return RunSpec(
         id=run_id,
         name=runs.check_name(name),
         argv=command,
         workdir=workdir,
         env={**configuration.user_environment(), **pairs(_texts(options["env"]), inherit=True)},
-        user=_user(options["user"]),
+        user=user,
+        user_namespace=user.partition(":")[0] != "0" and not proc.has_sys_resource(os.getpid()),
         tty=with_terminal,
         stdin_open=bool(options["interactive"]) or not options["detach"],
         through=(workdir, *through),
@@ -170,7 +169,7 @@ def _forget(context: Context, run_id: str) -> None:
         runs.remove(run)
 
 
-@verb("attach")
+@verb("attach", gives_code=True)
 @click.argument("run", default=".")
 @click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
 @click.pass_obj
@@ -218,7 +217,7 @@ def _tell_end(context: Context, name: str, ended: terminal.Ended) -> int:
     return ended.exit_code
 
 
-@verb("exec", context_settings=_LITERAL)
+@verb("exec", gives_code=True, context_settings=_LITERAL)
 @click.argument("run")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal (the default in a terminal)")
@@ -235,6 +234,9 @@ def exec_verb(context: Context, /, run: str, command: tuple[str, ...], **options
 
     Exit codes: the command's own, 125 when criu-agent failed, 126 and 127 when COMMAND cannot be run.
     """
+    command = command[1:] if command[0] == "--" else command  # click leaves it behind a first argument
+    if not command:
+        raise Usage("there is no command to run", hint="criu-agent exec RUN COMMAND...")
     found = require_alive(runs.find(context.config, run))
     with_terminal = bool(options["tty"]) or terminal.is_terminal()
     if with_terminal and not os.isatty(0):

@@ -149,7 +149,7 @@ def _print_record(record: object, timestamps: bool) -> None:
     target.flush()
 
 
-@verb("wait")
+@verb("wait", gives_code=True)
 @click.argument("wanted", metavar="RUN", default=".")
 @click.option("--timeout", type=float, metavar="SECONDS", help="Give up after that, with exit code 124")
 @click.pass_obj
@@ -231,12 +231,11 @@ def kill_verb(context: Context, /, wanted: tuple[str, ...], name: str) -> None:
 
 
 def _signal_number(name: str) -> int:
-    if name.isdigit():
-        return int(name)
-    try:
-        return int(signal.Signals[f"SIG{name.upper().removeprefix('SIG')}"])
-    except KeyError as error:
-        raise Usage(f"{name!r} is no signal", hint="for example TERM, INT, KILL") from error
+    names = {**signal.Signals.__members__, **{str(int(number)): number for number in signal.valid_signals()}}
+    number = names.get(name) or names.get(f"SIG{name.upper().removeprefix('SIG')}")
+    if number is None:
+        raise Usage(f"{name!r} is no signal", hint="for example TERM, INT, KILL")
+    return int(number)
 
 
 @verb("rm")

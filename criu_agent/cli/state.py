@@ -57,8 +57,7 @@ def _checkpoint(
                 verb="checkpoint", stop=stop, reason=reason, tags=tags, on_status=_status(context, progress)
             )
         except KeyboardInterrupt:
-            _give_up(client)
-            raise Interrupted("interrupted, the checkpoint was given up", agent_state="running, unharmed") from None
+            summary = _give_up(client)
         finally:
             progress.end()
     if stop:
@@ -75,16 +74,13 @@ def _status(context: Context, progress: show.ProgressLine) -> Any:  # noqa: ANN4
     return (lambda status: show.message(**status)) if context.options.json else progress
 
 
-def _give_up(client: Client) -> None:
-    """Ask for the end of the checkpoint, and wait until it has been undone."""
-    client.send(verb="cancel")
+def _give_up(client: Client) -> Message:
+    """Ask for the end of the checkpoint, and wait until it has been undone: Interrupted. Its summary if it is done."""
     try:
-        while True:
-            for _, payload in client.received():
-                if b'"summary"' in payload or b'"error"' in payload:
-                    return
-    except (ConnectionError, KeyboardInterrupt):
-        return
+        client.send(verb="cancel")
+        return client.answer()
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted, the checkpoint is being given up", agent_state="running") from None
 
 
 def _print_summary(summary: Message, *, stats: bool) -> None:

@@ -22,10 +22,14 @@ _TICK = 0.02  # seconds between two looks at CRIU and at the caller's wish to st
 
 
 class Cancel:
-    """Set by another thread to have a dump given up."""
+    """Set by another thread to have a dump, or what is done with it, given up."""
 
     def __init__(self) -> None:
         self.wanted = False
+
+    def check(self) -> None:
+        if self.wanted:
+            raise Interrupted("the checkpoint was given up", agent_state="running, unharmed")
 
 
 class Dump:

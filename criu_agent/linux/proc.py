@@ -191,6 +191,11 @@ def capabilities(pid: int) -> int:
     return int(_status(pid)["CapEff"], 16)
 
 
+def has_sys_resource(pid: int) -> bool:
+    """Whether it has CAP_SYS_RESOURCE, without which CRIU cannot read the limits of another user's process."""
+    return bool(capabilities(pid) >> CAP_SYS_RESOURCE & 1)
+
+
 def fds(pid: int) -> list[Fd]:
     """The open descriptors in order; none when the process is gone or a zombie."""
     try:

@@ -4,9 +4,10 @@ plan (refuse before anything) -> dump ... stage post-dump: terminal, files -> th
 until its snapshot is durable -> images, files, manifest.
 """
 
+import errno
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from criu_agent import log, runs
@@ -14,17 +15,18 @@ from criu_agent.criu import images
 from criu_agent.criu.command import NetworkLock
 from criu_agent.criu.dump import Cancel, Dump
 from criu_agent.criu.images import ImageDir
-from criu_agent.errors import Failure
+from criu_agent.errors import Failure, NoSpace, Refused
 from criu_agent.fs import tree
 from criu_agent.linux import nft
 from criu_agent.model import PlanRow
-from criu_agent.ops import facts, plan, vault
+from criu_agent.ops import facts, host, plan, vault
 from criu_agent.ops.live import Live, Progress
 from criu_agent.ops.save import Instant, Request, Terminal, save
 from criu_agent.term.console import Pipes
 
 _SLOWEST = 50 << 20  # bytes a second that a dump makes at least before it is taken for stuck
 _PATIENCE = 30.0  # seconds on top of that
+_UNHARMED = "running, unharmed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,24 @@ def stdio_pipes(live: Live) -> frozenset[int]:
     return frozenset(int(key.removeprefix("pipe:[").removesuffix("]")) for key in keys)
 
 
+@contextmanager
+def _unharmed() -> Iterator[None]:
+    """Say of every error that the run goes on. A full file system is no failure but a "not now"."""
+    try:
+        yield
+    except NoSpace as error:
+        raise Refused(error.message, hint=error.hint, agent_state=_UNHARMED) from error
+    except Failure as error:
+        error.agent_state = error.agent_state or _UNHARMED
+        raise
+    except OSError as error:
+        message = f"{error.strerror}: {error.filename or 'no file'}"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise Refused(message, hint="free some space there", agent_state=_UNHARMED) from error
+        raise Failure(message, agent_state=_UNHARMED) from error
+
+
+@_unharmed()
 def checkpoint(
     live: Live,
     request: Request,
@@ -73,6 +93,7 @@ def checkpoint(
     """Take a snapshot. On any error the run goes on unharmed, and no snapshot is to be seen."""
     phases = Phases()
     progress("plan", 0, 0)
+    here = host.facts(live.config)
     found = look(live)
     plan.check(judge(live, found))
     connections = plan.connections(found)
@@ -82,6 +103,10 @@ def checkpoint(
     repository = vault.open_repository(live.config)
     tables = nft.criu_tables() if lock == "nftables" else frozenset()
     phases.end("plan")
+
+    def stored(phase: str, done: int, total: int) -> None:
+        cancel.check()
+        progress(phase, done, total)
 
     progress("dump", 0, 0)
     with ImageDir(live.runtime / "images", room) as image_dir, ExitStack() as stack:
@@ -99,6 +124,7 @@ def checkpoint(
             phases.end("dump")
             instant = Instant(
                 created=runs.now(),
+                host=here,
                 terminal=save_terminal(),
                 connections=connections,
                 network={"lock": lock, "table": next(iter(nft.criu_tables() - tables), "") if tables else ""},
@@ -108,7 +134,7 @@ def checkpoint(
             files = stack.enter_context(tree.capture(live.layout.upper, spool=spool))
             phases.end("files")
             if request.stop:  # kept frozen until its successor is durable
-                snapshot = save(live, request, repository, image_dir, files, instant, progress)
+                snapshot = save(live, request, repository, image_dir, files, instant, stored)
                 phases.end("store")
             try:
                 stats = dump.go()
@@ -120,7 +146,7 @@ def checkpoint(
         if request.stop:
             live.cgroup.kill()
         else:
-            snapshot = save(live, request, repository, image_dir, files, instant, progress)
+            snapshot = save(live, request, repository, image_dir, files, instant, stored)
             phases.end("store")
     log.info("snapshot %s: %s", snapshot.id, phases.ms)
     return Summary(
@@ -140,7 +166,10 @@ def checkpoint(
 def look(live: Live) -> facts.Facts:
     """The facts of the tree as it is now."""
     known = frozenset(f"pipe:[{inode}]" for inode in stdio_pipes(live))
-    return facts.gather(live.root_pid, known=known)
+    try:
+        return facts.gather(live.root_pid, known=known)
+    except ProcessLookupError as error:
+        raise Failure("the run has ended", hint="criu-agent ps -a", agent_state="not running") from error
 
 
 def judge(live: Live, found: facts.Facts) -> list[PlanRow]:

@@ -161,7 +161,7 @@ def _ours() -> Ours:
         namespaces=proc.namespaces(me),
         uid=os.getuid(),
         gid=os.getgid(),
-        sys_resource=bool(proc.capabilities(me) >> proc.CAP_SYS_RESOURCE & 1),
+        sys_resource=proc.has_sys_resource(me),
     )
 
 

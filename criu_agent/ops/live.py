@@ -56,9 +56,11 @@ def layout(config: Config, spec: RunSpec, *, directory: str = "box") -> mounts.L
     hidden = {str(config.state_dir)}
     if config.repository.startswith("/"):
         hidden.add(config.repository)
-    binds = [*mounts.system_binds(config.init), *mounts.through_binds(spec.through)]
+    system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
+    binds = [*system, *mounts.through_binds(spec.through)]
     return mounts.Layout(
         directory=runs.directory(config, spec.id) / directory,
         binds=tuple(binds),
         hidden=tuple(sorted(hidden)),
+        user_namespace=spec.user_namespace,
     )

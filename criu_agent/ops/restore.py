@@ -61,6 +61,7 @@ def _spec(config: Config, manifest: Manifest) -> RunSpec:
         workdir=manifest.workdir,
         env={},
         user=saved["user"],
+        user_namespace=saved["user_namespace"],
         tty=saved["tty"],
         stdin_open=saved["stdin_open"],
         through=tuple(saved["through"]),

@@ -3,12 +3,12 @@
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
-from criu_agent.model import Blob, Manifest, Snapshot
-from criu_agent.ops import host
+from criu_agent.model import Blob, Host, Manifest, Snapshot
 from criu_agent.ops.live import Live, Progress
 from criu_agent.repo.repository import Repository
 
@@ -37,6 +37,7 @@ class Instant:
     """What was found out while the tree was frozen, besides its images and files."""
 
     created: str
+    host: Host
     terminal: Terminal
     connections: list[dict[str, object]]
     network: dict[str, str]
@@ -53,13 +54,14 @@ def save(
 ) -> Snapshot:
     """Store images, files and terminal, then the manifest. An error leaves chunks that no snapshot names."""
     sizes = {path.name: path.stat().st_size for path in image_dir.files()}
-    advance = counter("store", sum(sizes.values()), progress)
+    in_files = sum(entry.length for entry in files.entries)
+    advance = counter("store", sum(sizes.values()) + in_files, progress)
     stored: dict[str, Blob] = {}
     for path in image_dir.files():
         with open(path, "rb", buffering=0) as image:
             stored[path.name] = repository.save(image, sizes[path.name], advance=advance)
         path.unlink()  # its memory is free for the chunks of the next one
-    upper = tree.save(files, repository.save)
+    upper = tree.save(files, partial(repository.save, advance=advance))
     scrollback = repository.save(io.BytesIO(instant.terminal.scrollback), len(instant.terminal.scrollback))
     spec = live.spec
     return repository.commit(
@@ -75,13 +77,14 @@ def save(
             workdir=spec.workdir,
             labels=spec.labels,
             tags=request.tags,
-            host=host.facts(live.config),
+            host=instant.host,
             images=stored,
             trees={"upper": upper},
             attachments={"scrollback": scrollback},
             resources={
                 "run": {
                     "user": spec.user,
+                    "user_namespace": spec.user_namespace,
                     "tty": spec.tty,
                     "stdin_open": spec.stdin_open,
                     "through": list(spec.through),
@@ -102,7 +105,7 @@ def counter(phase: str, total: int, progress: Progress) -> Callable[[int], None]
     def advance(count: int) -> None:
         nonlocal done, told
         done += count
-        if done - told >= 16 << 20 or done == total:
+        if done - told >= 16 << 20 or told < total <= done:
             told = done
             progress(phase, done, total)
 

@@ -130,7 +130,10 @@ class Server:
 
     def _set(self, **changes: Any) -> None:  # noqa: ANN401 - fields of RunState, checked by replace()
         self.state = dataclasses.replace(self.state, updated=runs.now(), **changes)
-        runs.write_state(self.live.directory, self.state)
+        try:
+            runs.write_state(self.live.directory, self.state)
+        except OSError as error:  # a full disk: the run goes on, and the next change is written again
+            log.warning("cannot write the state %s: %s", self.state.state, error)
 
     def _record(self, stream: Stream, data: bytes) -> None:
         self._log.write(stream, data)
@@ -219,6 +222,9 @@ class Server:
                 self._handle(client, payload)
             except Failure as error:
                 client.fail(error)
+            except Exception as error:  # noqa: BLE001 - a bug here must not take the supervisor, and the agent, down
+                log.exception("a request failed")
+                client.fail(Failure(f"internal error: {error!r}", hint="please report it with the supervisor.log"))
         elif client.session is not None and kind is Kind.OUTPUT:
             client.session.give(payload)
         elif client.session is not None and kind is Kind.INPUT_END:
@@ -320,7 +326,10 @@ class Server:
     def _checkpointed(self, client: Client, summary: checkpoint.Summary | None, error: Failure | None) -> None:
         if summary is None:
             self._set(state="running" if self._status is None else "exited")
-            client.fail(error or Failure("the checkpoint failed"))
+            failure = error or Failure("the checkpoint failed")
+            if self._status is not None or self._kill_at is not None:
+                failure.agent_state = "not running" if self._status is not None else "being stopped"
+            client.fail(failure)
             return
         self._suspended = summary.stopped
         self._set(

@@ -1,0 +1,68 @@
+"""A run of another user than root, also where the host has no CAP_SYS_RESOURCE: then in a user namespace."""
+
+import os
+from pathlib import Path
+
+from criu_agent.linux import proc
+from tests.conftest import Agent, Screen, await_true
+
+USER = 65534
+PROGRAM = """
+import os, time
+step = 0
+with open("steps", "a", buffering=1) as steps:
+    while True:
+        step += 1
+        steps.write(f"{os.getuid()} {os.getgid()} {step}\\n")
+        time.sleep(0.05)
+"""
+
+
+def steps(agent: Agent) -> list[str]:
+    return (agent.workdir / "steps").read_text().splitlines()
+
+
+def open_to_everybody(path: Path) -> None:
+    """pytest makes its directories for root alone."""
+    path.chmod(0o777)
+    for parent in path.parents:
+        if parent.stat().st_mode & 0o005 != 0o005 and parent != Path("/"):
+            parent.chmod(parent.stat().st_mode | 0o055)
+
+
+def test_the_run_of_another_user_goes_on_through_three_generations(agent: Agent) -> None:
+    open_to_everybody(agent.workdir)
+    (agent.workdir / "program.py").write_text(PROGRAM)
+    agent("run", "-d", "--name", "other", "-u", str(USER), "--", "python3", "program.py")
+    for _ in range(3):
+        seen = len(steps(agent)) if (agent.workdir / "steps").exists() else 0
+        await_true(lambda seen=seen: len(steps(agent)) > seen + 3, "it goes on")
+        agent("suspend", "other")
+        agent("resume", "-d", "other")
+    assert steps(agent) == [f"{USER} {USER} {number}" for number in range(1, len(steps(agent)) + 1)]
+    assert (agent.workdir / "steps").stat().st_uid == USER
+
+
+def test_a_user_namespace_is_made_only_where_the_capability_is_missing(agent: Agent) -> None:
+    open_to_everybody(agent.workdir)
+    agent("run", "-d", "--name", "other", "-u", str(USER), "--", "sleep", "1000")
+    inside = os.stat(f"/proc/{agent.root_pid('other')}/ns/user").st_ino
+    own = inside == os.stat("/proc/self/ns/user").st_ino
+    assert own == proc.has_sys_resource(os.getpid())
+
+
+def test_a_terminal_of_another_user_comes_back(agent: Agent, screen: Screen) -> None:
+    open_to_everybody(agent.workdir)
+    screen.agent_command(f"run --name sh -u {USER} -- bash --norc")
+    screen.await_text(r"^\$")
+    screen.command("X=41; id -u; tty")
+    screen.await_text(rf"{USER}\n/dev/pts/0")
+    agent("suspend", "sh")
+    screen.await_text("sh was suspended")
+    screen.agent_command("resume sh")
+    screen.await_text(rf"{USER}\n/dev/pts/0")
+    screen.command("sleep 1000")
+    screen.keys("C-c")
+    screen.command("echo got $((X + 1))")
+    screen.await_text("got 42")
+    assert agent("exec", "sh", "--", "id", "-u").out == f"{USER}\n"

@@ -1,5 +1,6 @@
 """Start a run: box, console, spawn."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from criu_agent import runs
@@ -10,10 +11,13 @@ from criu_agent.ops import live
 from criu_agent.term.console import DEFAULT_SIZE, Console, Pipes, Pty
 
 
-def start(config: Config, spec: RunSpec, *, window: tuple[int, int] = DEFAULT_SIZE) -> live.Live:
+def start(
+    config: Config, spec: RunSpec, *, window: tuple[int, int] = DEFAULT_SIZE, commit: Callable[[int], None]
+) -> live.Live:
     """Start spec's command in a new box; returns when it has been executed. window is (rows, columns).
 
-    The caller is single-threaded and in its own mount namespace. On an error nothing of the box is left.
+    commit(root_pid) is called when it has: the point of no return. The caller is single-threaded and in its own
+    mount namespace. On an error nothing of the box is left.
     """
     layout = live.layout(config, spec)
     mounts.prepare_upper(layout)
@@ -33,6 +37,7 @@ def start(config: Config, spec: RunSpec, *, window: tuple[int, int] = DEFAULT_SI
             window=window,
         )
         started = launch.start(layout, command, cgroup, runs.runtime(config, spec.id) / "root")
+        commit(started.root_pid)
         undo.pop_all()
     console: Console
     if pipes is None:

@@ -70,27 +70,33 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
         raise Failure(f"there is no run directory for {options.run}")
     os.set_inheritable(options.ready, False)
     runs.hold_lock(run.directory)
-    signal.signal(signal.SIGTERM, _interrupted)
+    # Another supervisor may have had the run until now: what it left is what counts.
+    run = runs.by_id(settings, options.run) or run
+    keeper = _Keeper(run, restoring=bool(options.restore))
+    signal.signal(signal.SIGTERM, keeper.on_sigterm)
     run.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
     live.enter_private_mounts()
-    keeper = _Keeper(run, restoring=bool(options.restore))
     try:
         if options.restore:
             alive, reset = restore.restore(settings, keeper.run, options.restore, commit=keeper.runs)
         else:
-            alive, reset = start.start(settings, run.spec, window=(options.rows, options.columns)), []
+            window = (options.rows, options.columns)
+            alive, reset = start.start(settings, run.spec, window=window, commit=keeper.runs), []
     except BaseException as error:
         keeper.failed(error)
         raise
-    keeper.runs(alive.root_pid)
-    if run.state.network_lock:
-        nft.delete_table(run.state.network_lock)
-    server = Server(alive, keeper.state, control.listen(run.socket), awaited=options.awaited)
+    try:
+        if run.state.network_lock:
+            nft.delete_table(run.state.network_lock)
+        server = Server(alive, keeper.state, control.listen(run.socket), awaited=options.awaited)
+    except BaseException as error:
+        alive.cgroup.kill()  # nobody would serve it
+        alive.cgroup.remove()
+        keeper.failed(error)
+        raise
+    if keeper.told_to_end:
+        os.kill(os.getpid(), signal.SIGTERM)  # it came too late to be undone: now the server has it
     return server, {"message_type": "ready", "reset": reset}
-
-
-def _interrupted(*_: object) -> None:
-    raise Interrupted("interrupted", agent_state="not running")
 
 
 class _Keeper:
@@ -98,6 +104,8 @@ class _Keeper:
 
     def __init__(self, run: runs.Run, *, restoring: bool) -> None:
         self._before = run.state
+        self._committed = False
+        self.told_to_end = False
         self.state = dataclasses.replace(
             run.state,
             state="restoring" if restoring else "starting",
@@ -111,7 +119,14 @@ class _Keeper:
         self.run = dataclasses.replace(run, state=self.state)
         runs.write_state(run.directory, self.state)
 
+    def on_sigterm(self, *_: object) -> None:
+        if not self._committed:
+            raise Interrupted("interrupted", agent_state="not running")
+        self.told_to_end = True
+
     def runs(self, root_pid: int) -> None:
+        """The point of no return: the run is up, whatever comes."""
+        self._committed = True
         self.state = dataclasses.replace(
             self.state, state="running", root_pid=root_pid, suspended_at="", network_lock="", updated=runs.now()
         )
@@ -121,7 +136,9 @@ class _Keeper:
         """A start that failed leaves a failed run; a restore that failed leaves the run as it was."""
         state = self._before
         if state.state not in runs.ENDED:
-            state = dataclasses.replace(self.state, state="failed", error=str(error), updated=runs.now())
+            state = dataclasses.replace(self.state, state="failed", root_pid=0, error=str(error), updated=runs.now())
+        elif self._committed:  # it has run since it was suspended: its connections are not what they were
+            state = dataclasses.replace(state, suspended_at="", network_lock="")
         runs.write_state(self.run.directory, state)
 
 

@@ -107,7 +107,8 @@ class Server:
                 events = (select.POLLIN if fd in reading else 0) | (select.POLLOUT if fd == writing else 0)
                 sources[fd] = (events, partial(session.serve, fd))
         for client in self._clients:
-            events = select.POLLIN | (select.POLLOUT if client.backlog else 0)
+            waits = client.session is not None and client.session.input_is_full
+            events = (0 if waits else select.POLLIN) | (select.POLLOUT if client.backlog else 0)
             sources[client.fileno()] = (events, partial(self._on_client, client))
         return sources
 

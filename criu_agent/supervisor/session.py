@@ -11,7 +11,7 @@ from criu_agent.term.console import Console, Pty, Stream
 
 _KINDS: dict[Stream, Kind] = {"stdout": Kind.OUTPUT, "stderr": Kind.ERROR_OUTPUT}
 _REDRAW_AFTER = 0.3  # seconds between the two sizes that make a full-screen program draw again; OpenCode waits 0.1
-_INPUT_LIMIT = 4 << 20  # bytes of input that may wait for a program that does not read
+_INPUT_LIMIT = 1 << 20  # bytes of input that may wait for a program that does not read
 
 
 class Session:
@@ -80,9 +80,14 @@ class Session:
 
     # -- input
 
+    @property
+    def input_is_full(self) -> bool:
+        """Whether the writer of a pipe has to wait, as for any pipe."""
+        return not self.is_terminal and len(self._input) > _INPUT_LIMIT
+
     def give(self, data: bytes) -> None:
-        """Pass input on, or keep it until the program reads. What is too much is dropped, as a tty does."""
-        if len(self._input) + len(data) <= _INPUT_LIMIT:
+        """Pass input on, or keep it until the program reads. What is too much for a terminal is dropped, as by a tty."""
+        if not self.is_terminal or len(self._input) + len(data) <= _INPUT_LIMIT:
             self._input += data
         self.push()
 

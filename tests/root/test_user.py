@@ -19,7 +19,8 @@ with open("steps", "a", buffering=1) as steps:
 
 
 def steps(agent: Agent) -> list[str]:
-    return (agent.workdir / "steps").read_text().splitlines()
+    path = agent.workdir / "steps"
+    return path.read_text().splitlines() if path.exists() else []
 
 
 def open_to_everybody(path: Path) -> None:
@@ -35,7 +36,7 @@ def test_the_run_of_another_user_goes_on_through_three_generations(agent: Agent)
     (agent.workdir / "program.py").write_text(PROGRAM)
     agent("run", "-d", "--name", "other", "-u", str(USER), "--", "python3", "program.py")
     for _ in range(3):
-        seen = len(steps(agent)) if (agent.workdir / "steps").exists() else 0
+        seen = len(steps(agent))
         await_true(lambda seen=seen: len(steps(agent)) > seen + 3, "it goes on")
         agent("suspend", "other")
         agent("resume", "-d", "other")

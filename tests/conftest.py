@@ -181,27 +181,45 @@ def await_true(test: Callable[[], object], what: str, timeout: float = 20) -> No
 
 
 def traces(directory: Path) -> dict[str, list[str]]:
-    """Everything that a run could leave on this machine."""
+    """Everything that a run of the agent in `directory` could leave on this machine."""
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(directory) in line]
     nft = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
     hierarchies = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
-    processes = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                said = (entry / "cmdline").read_bytes() + (entry / "environ").read_bytes()
-            except OSError:
-                continue
-            if str(directory).encode() + b"/" in said or b"criu-agent-init\0" in said[:16]:
-                command = said.split(b"\0")[:6]
-                processes.append(f"{entry.name} {b' '.join(command)!r}")
+    cgroups = [path for root in hierarchies for path in root.glob("criu-agent*/*") if path.is_dir()]
     return {
         "mounts": mounts,
-        "processes": processes,
+        "processes": [said for said in map(_belongs(directory), Path("/proc").iterdir()) if said],
         "nft tables": [line for line in nft.splitlines() if "CRIU-" in line],
         "network namespaces": sorted(os.listdir("/run/netns")) if Path("/run/netns").exists() else [],
-        "cgroups": [str(path) for root in hierarchies for path in root.glob("criu-agent*/*")],
+        # Populated ones have a process, which is told of above if it is ours.
+        "cgroups": [str(path) for path in cgroups if _is_empty(path)],
     }
+
+
+def _belongs(directory: Path) -> Callable[[Path], str]:
+    """What a process is, if it was started in `directory`, or has a mount of it (a box has the upper layer)."""
+
+    def look(entry: Path) -> str:
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            return ""
+        try:
+            command, mounts = (entry / "cmdline").read_bytes(), (entry / "mountinfo").read_text()
+            environment = (entry / "environ").read_bytes()
+        except OSError:
+            return ""
+        name = f"{directory}/"
+        if name.encode() in command or name.encode() in environment or name in mounts:
+            return f"{entry.name} {b' '.join(command.split(bytes(1))[:6])!r}"
+        return ""
+
+    return look
+
+
+def _is_empty(cgroup: Path) -> bool:
+    try:
+        return "populated 0" in (cgroup / "cgroup.events").read_text()
+    except OSError:
+        return False
 
 
 @pytest.fixture

@@ -87,6 +87,7 @@ def _cli() -> Verbs:
 
 def run_cli(arguments: list[str]) -> int:
     """Run the command line; its exit code. What is not one of our errors shows its traceback."""
+    _open_standard_streams()
     context = Context()
     try:
         result = _cli().main(arguments, prog_name="criu-agent", standalone_mode=False, obj=context)
@@ -106,6 +107,13 @@ def run_cli(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return result if isinstance(result, int) else 0
+
+
+def _open_standard_streams() -> None:
+    """Where the caller closed one (`<&-`), put /dev/null, before something else gets its number."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(fd)
 
 
 def _usage(error: click.ClickException) -> Failure:

@@ -12,7 +12,7 @@ from criu_agent import runs
 from criu_agent.cli import show, terminal
 from criu_agent.cli.context import Context, verb
 from criu_agent.control import Client
-from criu_agent.errors import Failure, ToolFailed, Usage
+from criu_agent.errors import Failure, Interrupted, ToolFailed, Usage
 from criu_agent.linux import proc
 from criu_agent.model import RunSpec
 from criu_agent.supervisor import spawn
@@ -255,6 +255,8 @@ def exec_verb(context: Context, /, run: str, command: tuple[str, ...], **options
         )
         keys = terminal.parse_detach_keys(str(options["detach_keys"]))
         ended = terminal.follow(client, detach_keys=keys)
+    if ended.exit_code is None and ended.reason == "interrupted":
+        raise Interrupted(f"interrupted; {command[0]} goes on in {found.spec.name}")
     return ended.exit_code if ended.exit_code is not None else 128 + signals.SIGHUP
 
 

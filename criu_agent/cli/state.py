@@ -75,7 +75,7 @@ def _status(context: Context, progress: show.ProgressLine) -> Any:  # noqa: ANN4
 
 
 def _give_up(client: Client) -> Message:
-    """Ask for the end of the checkpoint, and wait until it has been undone: Interrupted. Its summary if it is done."""
+    """Ask for the end of the checkpoint and wait until it is undone: Interrupted. Its summary if it was quicker."""
     try:
         client.send(verb="cancel")
         return client.answer()

@@ -8,9 +8,11 @@ import json
 import os
 import select
 import signal
+import socket
 import struct
 import sys
 import termios
+import time
 import tty
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +24,7 @@ from criu_agent.control import Client, Kind
 from criu_agent.errors import Failure, ToolFailed, Usage
 
 DETACH_KEYS = "ctrl-\\"
+_PATIENCE = 1.0  # seconds that a program has to end when nobody reads its output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +76,8 @@ class _Follower:
         self._terminal = False
         self._input_open = False
         self._ended: Ended | None = None
+        self._out = bytearray()  # waits to be sent: blocking in a send could be for ever, while the run waits for us
+        self._deaf_until: float | None = None  # nobody reads our output: when to leave the run alone
         self._wake, self._wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
 
     def run(self) -> Ended:
@@ -84,16 +89,22 @@ class _Follower:
         return self._ended
 
     def _turn(self) -> None:
-        sources = [self._client.socket.fileno(), self._wake]
-        if self._input_open:
+        connection = self._client.socket.fileno()
+        sources = [connection, self._wake]
+        if self._input_open and not self._out:
             sources.append(0)
-        ready, _, _ = select.select(sources, [], [])
+        timeout = None if self._deaf_until is None else max(self._deaf_until - time.monotonic(), 0)
+        ready, writable, _ = select.select(sources, [connection] if self._out else [], [], timeout)
         if self._wake in ready:
             self._on_signals()
         if 0 in ready:
             self._on_input()
-        if self._client.socket.fileno() in ready:
+        if writable:
+            self._flush()
+        if connection in ready:
             self._on_frames()
+        if not ready and self._deaf_until is not None and self._ended is None:
+            self._ended = Ended(exit_code=None, reason="nobody reads its output")
 
     def _on_frames(self) -> None:
         try:
@@ -134,21 +145,28 @@ class _Follower:
             except BlockingIOError:
                 select.select([], [fd], [])
             except BrokenPipeError:
-                self._pass_on(signal.SIGPIPE)  # as the program would have got it without us
+                if self._deaf_until is None:
+                    self._deaf_until = time.monotonic() + _PATIENCE
+                    self._pass_on(signal.SIGPIPE)  # as the program would have got it without us
                 return
+            except OSError as error:
+                raise ToolFailed(f"cannot write the output: {error.strerror}", agent_state="running") from error
 
     def _on_input(self) -> None:
-        data = os.read(0, 1 << 16)
+        try:
+            data = os.read(0, 1 << 16)
+        except OSError:  # a directory, or a terminal that has gone
+            data = b""
         if not data:
             self._input_open = False
-            self._client.socket.sendall(control.frame(Kind.INPUT_END, b""))
+            self._queue(control.frame(Kind.INPUT_END, b""))
             return
         if self._terminal and self._detach_keys:
             data = self._typed + data
             before, found, _ = data.partition(self._detach_keys)
             if found:
                 self._send(before)
-                self._client.send(verb="detach")
+                self._queue(control.message(verb="detach"))
                 self._input_open = False
                 return
             keep = _overlap(data, self._detach_keys)
@@ -157,7 +175,21 @@ class _Follower:
 
     def _send(self, data: bytes) -> None:
         if data:
-            self._client.socket.sendall(control.frame(Kind.OUTPUT, data))
+            self._queue(control.frame(Kind.OUTPUT, data))
+
+    def _queue(self, frame: bytes) -> None:
+        self._out += frame
+        self._flush()
+
+    def _flush(self) -> None:
+        """Send what can be sent now. A broken connection shows itself at the next read."""
+        try:
+            while self._out:
+                del self._out[: self._client.socket.send(self._out, socket.MSG_DONTWAIT)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._out.clear()
 
     @contextmanager
     def _watched_signals(self) -> Iterator[None]:
@@ -176,7 +208,7 @@ class _Follower:
             if number == signal.SIGWINCH:
                 if self._terminal:
                     rows, columns = window()
-                    self._client.send(verb="resize", rows=rows, columns=columns)
+                    self._queue(control.message(verb="resize", rows=rows, columns=columns))
             elif number == signal.SIGHUP:
                 self._ended = Ended(exit_code=None, reason="the terminal was closed")
             elif number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
@@ -201,7 +233,7 @@ def _overlap(data: bytes, keys: bytes) -> int:
 @contextmanager
 def _raw_mode() -> Iterator[None]:
     before = termios.tcgetattr(0)
-    tty.setraw(0)
+    tty.setraw(0, termios.TCSADRAIN)  # not TCSAFLUSH: what was typed ahead is for the run
     try:
         yield
     finally:

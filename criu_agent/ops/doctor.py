@@ -23,7 +23,7 @@ _INSTALL = "run scripts/install-criu"
 _CAPABILITIES = (
     ("CAP_SYS_ADMIN", 21, "no box can be made and nothing restored", True),
     ("CAP_SYS_PTRACE", 19, "CRIU cannot look into other processes", True),
-    ("CAP_SYS_RESOURCE", 24, "only agents of uid 0 can be checkpointed outside a user namespace", False),
+    ("CAP_SYS_RESOURCE", 24, "runs of other users than root get a user namespace of their own", False),
     ("CAP_CHECKPOINT_RESTORE", 40, "the kernel takes CAP_SYS_ADMIN in its place", False),
     ("CAP_NET_ADMIN", 12, "open TCP connections cannot be kept", False),
 )

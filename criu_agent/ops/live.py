@@ -1,8 +1,9 @@
 """A run that lives: what its operations need to know of it, and the parts that a start and a restore share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from criu_agent import runs
 from criu_agent.box import cgroup, mounts
@@ -29,6 +30,7 @@ class Live:
     console: Console
     scrollback: Scrollback = field(default_factory=Scrollback)
     modes: Modes = field(default_factory=Modes)
+    pending_input: Mapping[str, Any] = field(default_factory=dict)  # as the supervisor's session saved it
 
     @property
     def directory(self) -> Path:

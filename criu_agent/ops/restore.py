@@ -126,6 +126,7 @@ def restore(
         console=_console(pipes, restored),
         scrollback=scrollback,
         modes=_modes(manifest),
+        pending_input=manifest.resources["terminal"],
     )
     return alive, [] if tip else crossing(manifest)
 

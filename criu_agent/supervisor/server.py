@@ -40,6 +40,7 @@ class Server:
         self._listener = listener
         self._log = OutputLog(live.directory / "output.log")
         self._session = Session(live.console, self._record)
+        self._session.restore_input(live.pending_input)
         self._clients: list[Client] = []
         self._guests: list[Guest] = []
         self._jobs = Jobs()
@@ -319,6 +320,7 @@ class Server:
         return Terminal(
             saved={
                 **self.live.console.save(),
+                **self._session.save_input(),
                 "modes": self.live.modes.enter().decode("latin-1"),
             },
             scrollback=self.live.scrollback.content(),

@@ -1,8 +1,10 @@
 """A console and the clients that are attached to it: the run's own, and one for each `exec`."""
 
+import base64
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from criu_agent.control import Kind
 from criu_agent.supervisor.clients import HIGH_WATER, TOO_SLOW, Client
@@ -86,7 +88,7 @@ class Session:
         return not self.is_terminal and len(self._input) > _INPUT_LIMIT
 
     def give(self, data: bytes) -> None:
-        """Pass input on, or keep it until the program reads. What is too much for a terminal is dropped, as by a tty."""
+        """Pass input on, or keep it until the program reads. A terminal drops what is too much, as a tty does."""
         if not self.is_terminal or len(self._input) + len(data) <= _INPUT_LIMIT:
             self._input += data
         self.push()
@@ -108,8 +110,15 @@ class Session:
             self._input_ends = False
             self.console.close_input()
 
-    def pending_input(self) -> bytes:
-        return bytes(self._input)
+    def save_input(self) -> dict[str, object]:
+        """The input that was taken from clients and not yet by the program, for the manifest."""
+        return {"pending": base64.b64encode(self._input).decode(), "pending_end": self._input_ends}
+
+    def restore_input(self, saved: Mapping[str, Any]) -> None:
+        if saved.get("pending"):
+            self.give(base64.b64decode(saved["pending"]))
+        if saved.get("pending_end"):
+            self.end_input()
 
     # -- window
 

@@ -39,7 +39,7 @@ def test_without_sys_resource_only_a_warning_is_given_and_the_main_job_works() -
     findings = doctor.capabilities(status(ALL & ~(1 << 24)))
     lacking = [finding for finding in findings if finding.state != "ok"]
     assert [(finding.requirement, finding.state) for finding in lacking] == [("CAP_SYS_RESOURCE", "warn")]
-    assert "uid 0" in lacking[0].detail
+    assert "user namespace" in lacking[0].detail
     assert doctor.verdict(findings)
 
 

@@ -30,7 +30,7 @@ class Workload:
     updates: bool = False
     result: Callable[[Agent], None] | None = None
     generations: int = 3
-    patience: float = 30
+    patience: float = 6
 
 
 def press(screen: Screen, keys: str) -> None:

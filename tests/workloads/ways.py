@@ -78,7 +78,7 @@ class Run:
             found[:] = [match[0] for match in re.finditer(wanted, text, re.MULTILINE)]
             return bool(found)
 
-        self._await(looked, f"{wanted!r} is printed")
+        self.await_that(looked, f"{wanted!r} is printed")
         return found[-1]
 
     def rounds(self) -> list[Round]:
@@ -92,17 +92,17 @@ class Run:
     def await_rounds(self, count: int = 5) -> list[Round]:
         """Wait for `count` more rounds; all those that are new."""
         before = len(self.rounds())
-        self._await(lambda: len(self.rounds()) >= before + count, f"round {before + count}")
+        self.await_that(lambda: len(self.rounds()) >= before + count, f"round {before + count}")
         return self.rounds()[before:]
 
     def await_round(self, test: Callable[[Round], bool], what: str) -> None:
-        self._await(lambda: test(self.rounds()[-1]), what)
+        self.await_that(lambda: test(self.rounds()[-1]), what)
 
     def await_end(self) -> int:
         """Wait until the run has ended by itself: its exit status."""
         return self.agent("wait", NAME, check=False).code
 
-    def _await(self, test: Callable[[], bool], what: str) -> None:
+    def await_that(self, test: Callable[[], bool], what: str) -> None:
         try:
             await_true(test, what)
         except AssertionError as error:

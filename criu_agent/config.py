@@ -56,14 +56,21 @@ def load(*, repository: str | None = None) -> Config:
     """The configuration of this process. `Usage` for a configuration file that cannot be understood."""
     settings = _read_file()
     prefix = Path(_value(settings, "prefix", "/opt/criu-agent"))
-    state_dir = Path(_value(settings, "state_dir", "/var/lib/criu-agent")).absolute()
+    # Without symbolic links: the box hides these paths, and a link on the way would show them under another name.
+    state_dir = Path(_value(settings, "state_dir", "/var/lib/criu-agent")).resolve()
     return Config(
         state_dir=state_dir,
-        runtime_dir=Path(_value(settings, "runtime_dir", "/run/criu-agent")).absolute(),
-        repository=repository or _value(settings, "repository", str(state_dir / "repository")),
+        runtime_dir=Path(_value(settings, "runtime_dir", "/run/criu-agent")).resolve(),
+        repository=_rooted(repository or _value(settings, "repository", str(state_dir / "repository"))),
         criu=_program(settings, "criu", prefix / "criu/bin/criu", "criu"),
         init=_program(settings, "init", prefix / "bin/dumb-init", "dumb-init"),
     )
+
+
+def _rooted(repository: str) -> str:
+    """A relative path is of our working directory: a supervisor, which is given it, has another."""
+    is_path = "://" not in repository and repository != "memory:"
+    return str(Path(repository).resolve()) if is_path else repository
 
 
 def _read_file() -> dict[str, object]:

@@ -32,6 +32,10 @@ class ProtocolError(Failure):
     pass
 
 
+class NoAnswer(Failure):
+    """There is no supervisor at the other end (any more)."""
+
+
 def frame(kind: Kind, payload: bytes) -> bytes:
     return _HEADER.pack(kind, len(payload)) + payload
 
@@ -113,7 +117,7 @@ class Client:
                 self.socket.connect(name)
         except OSError as error:
             self.socket.close()
-            raise Failure(
+            raise NoAnswer(
                 f"the supervisor does not answer: {error.strerror}", hint="criu-agent ps shows its state"
             ) from error
 
@@ -157,8 +161,8 @@ class Client:
             raise _ended() from error
 
 
-def _ended() -> Failure:
-    return Failure("the supervisor ended before it answered", hint="criu-agent ps shows its state")
+def _ended() -> NoAnswer:
+    return NoAnswer("the supervisor ended before it answered", hint="criu-agent ps shows its state")
 
 
 def error_message(error: Failure) -> Message:

@@ -5,13 +5,13 @@ supervisor lives is asked of the kernel: it holds a lock on `lock` as long as it
 """
 
 import dataclasses
-import errno
 import fcntl
 import json
 import os
 import re
 import secrets
 import shutil
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,9 +21,11 @@ from typing import Any
 from criu_agent import log
 from criu_agent.config import Config
 from criu_agent.errors import Failure, HostCannot, NotFound, Usage
+from criu_agent.linux import files, proc
 from criu_agent.model import RunSpec, RunState
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of man 2 fcntl: type, whence, start, length, pid
 ENDED = frozenset({"exited", "failed", "suspended"})
 
 
@@ -54,18 +56,19 @@ class Run:
         """The state to show: what a dead supervisor wrote last is not true any more."""
         if self.alive or self.state.state in ENDED:
             return self.state.state
-        return "degraded" if box_is_alive(self.state) else "failed"
+        return "degraded" if box_is_alive(self) else "failed"
 
 
-def box_is_alive(state: RunState) -> bool:
+def box_is_alive(run: Run) -> bool:
     """Whether PID 1 of the box still runs, on this boot."""
-    if not state.root_pid or state.boot_id != boot_id():
+    pid = run.state.root_pid
+    if not pid or run.state.boot_id != boot_id():
         return False
     try:
-        comm = Path(f"/proc/{state.root_pid}/comm").read_text()
+        # By its cgroup, which has the id of the run: a pid may be reused, and anybody can take its name.
+        return run.spec.id in Path(f"/proc/{pid}/cgroup").read_text() and proc.process(pid).state != "Z"
     except OSError:
         return False
-    return comm.startswith("criu-agent-init")
 
 
 def boot_id() -> str:
@@ -131,13 +134,17 @@ def find(config: Config, wanted: str) -> Run:
     """The run of that name or id prefix; `.` is the newest that was started in the current directory."""
     known = every(config)
     if wanted == ".":
-        here = os.getcwd()  # noqa: PTH109
+        try:
+            here = os.getcwd()  # noqa: PTH109
+        except FileNotFoundError as error:
+            raise NotFound("the current directory was removed", hint="name the run, or cd") from error
         matches = [run for run in known if run.spec.workdir == here][-1:]
     else:
         matches = [run for run in known if run.spec.name == wanted]
-        matches = matches or [run for run in known if run.spec.id.startswith(wanted)]
+        # "" is a script's empty variable, and the beginning of every id
+        matches = matches or [run for run in known if wanted and run.spec.id.startswith(wanted)]
     if not matches:
-        raise NotFound(f"no such run: {wanted}", hint="criu-agent ps -a lists them")
+        raise NotFound(f"no such run: {wanted or repr(wanted)}", hint="criu-agent ps -a lists them")
     if len(matches) > 1:
         names = ", ".join(f"{run.spec.id} ({run.spec.name})" for run in matches)
         raise NotFound(f"{wanted} means several runs: {names}", hint="give more of the id")
@@ -194,10 +201,14 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 
 
 def hold_lock(path: Path) -> int:
-    """Take the lock of a run for the life of this process. Failure when a supervisor has it."""
+    """Take the lock of a run for the life of this process. Failure when a supervisor has it.
+
+    An open file description lock (man 2 fcntl), which can be asked for without being taken: `ps` must not be in the
+    way of a supervisor that starts in the same moment.
+    """
     fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     except OSError as error:
         os.close(fd)
         raise Failure("the run has a supervisor already", hint="criu-agent ps shows its state") from error
@@ -210,14 +221,10 @@ def _is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in (errno.EAGAIN, errno.EACCES):
-            raise
-        return True
+        asked = fcntl.fcntl(fd, fcntl.F_OFD_GETLK, _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     finally:
         os.close(fd)
-    return False
+    return bool(_FLOCK.unpack(asked)[0] != fcntl.F_UNLCK)
 
 
 @contextmanager
@@ -233,10 +240,11 @@ def _locked(path: Path) -> Iterator[None]:
 def remove(run: Run) -> None:
     """Delete the run's directories. Its snapshots stay in the repository."""
     shutil.rmtree(run.runtime, ignore_errors=True)
-    # run.json last: a removal that is cut off can be said again.
-    for entry in sorted(run.directory.iterdir(), key=lambda path: path.name == "run.json"):
+    # What says that there is a run last: a removal that is cut off can be said again.
+    last = ("state.json", "run.json")
+    for entry in sorted(run.directory.iterdir(), key=lambda path: path.name in last):
         if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
+            files.remove_tree(entry)
         else:
             entry.unlink()
     run.directory.rmdir()

@@ -21,6 +21,7 @@ from criu_agent.box.launch import Command, as_user, executable_check, open_pty, 
 from criu_agent.errors import Failure, ToolFailed
 from criu_agent.linux import process, syscalls
 
+_PATIENCE = 10.0  # seconds for what takes a tenth of one: the supervisor's loop waits meanwhile
 _NAMESPACES = {
     "user": syscalls.CLONE_NEWUSER,
     "uts": syscalls.CLONE_NEWUTS,
@@ -59,14 +60,23 @@ def spawn(*, root_pid: int, cgroup: Cgroup, command: Command) -> tuple["process.
             pass_fds=[theirs.fileno()],
         )
         theirs.close()
-        ours.send(json.dumps(orders).encode())
-        if command.stdio is not None:
-            return guest, None
-        data, ancillary, _, _ = ours.recvmsg(65536, socket.CMSG_SPACE(4))
-        if not ancillary:
+        ours.settimeout(_PATIENCE)
+        try:
+            ours.send(json.dumps(orders).encode())
+            return guest, None if command.stdio is not None else _receive_master(ours)
+        except BaseException as error:
+            guest.kill()
             guest.wait()
-            raise ToolFailed(data.decode() or "the command could not be started in the box")
-        return guest, int(array.array("i", ancillary[0][2])[0])
+            if isinstance(error, OSError):
+                raise ToolFailed(f"cannot start the command in the box: {error.strerror or error}") from error
+            raise
+
+
+def _receive_master(channel: socket.socket) -> int:
+    data, ancillary, _, _ = channel.recvmsg(65536, socket.CMSG_SPACE(4))
+    if not ancillary:
+        raise ToolFailed(data.decode() or "the command could not be started in the box")
+    return int(array.array("i", ancillary[0][2])[0])
 
 
 def main() -> NoReturn:

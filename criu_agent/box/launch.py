@@ -19,6 +19,7 @@ import errno
 import fcntl
 import json
 import os
+import pwd
 import signal
 import socket
 import stat
@@ -39,6 +40,7 @@ _TIOCSPTLCK = 0x40045431  # asm-generic/ioctls.h
 _TIOCGPTN = 0x80045430
 # The command's own: a session leader that opens a terminal gets it as its controlling one (man 4 tty).
 _ON_CONSOLE = ["/bin/sh", "-c", 'exec "$@" 0<>/dev/pts/0 1>&0 2>&0', "sh"]
+_SETPRIV = "/usr/bin/setpriv"  # not by the PATH of the command, which others may write to: it is still root here
 _TTY_GROUP = 5  # Debian's group tty, as in the devpts mount options
 
 
@@ -75,6 +77,7 @@ def start(layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point: 
         fork = _fork_into_user_namespace if layout.user_namespace else _fork
         with fork(layout, mount_point) as pid:
             if pid == 0:
+                ours.close()  # else the child would not see the end of the channel when we are gone
                 _child(layout, command, mount_point, theirs)  # never returns
             theirs.close()
             cgroup.add(pid)
@@ -135,7 +138,8 @@ def _await_exec(channel: socket.socket, pid: int) -> Started:
 def _child(layout: mounts.Layout, command: Command, mount_point: Path, channel: socket.socket) -> None:
     """The child's whole life before exec. Whatever goes wrong is reported, and ends it with _exit."""
     try:
-        channel.recv(16)  # we are in our cgroup, and have the user ids of the namespace
+        if not channel.recv(16):  # go: we are in our cgroup, and have the user ids of the namespace
+            os._exit(ToolFailed.exit_code)
         _enter(layout, command, mount_point)
         _attach_stdio(command, channel)
         executable_check(command)
@@ -146,6 +150,9 @@ def _child(layout: mounts.Layout, command: Command, mount_point: Path, channel: 
         where = f" ({error.filename})" if error.filename else ""
         text = f"cannot set up the box: {error.strerror}{where}"
         _report(channel, {"message": text, "hint": "criu-agent doctor", "code": ToolFailed.exit_code})
+    except Exception as error:  # noqa: BLE001 - without a word the parent would take our end for the exec
+        text = f"internal error: {error!r}"
+        _report(channel, {"message": text, "hint": "please report it", "code": ToolFailed.exit_code})
     finally:
         os._exit(ToolFailed.exit_code)
 
@@ -155,6 +162,7 @@ def _report(channel: socket.socket, report: Mapping[str, object]) -> None:
 
 
 def _enter(layout: mounts.Layout, command: Command, mount_point: Path) -> None:
+    umask = os.umask(0o022)  # what we make is for every user of the box, also where root's umask is 077
     if layout.user_namespace:
         # What came from outside is locked: only a mount of our own can become the root.
         syscalls.mount(str(mount_point), str(mount_point), "", syscalls.MS_BIND | syscalls.MS_REC)
@@ -164,6 +172,7 @@ def _enter(layout: mounts.Layout, command: Command, mount_point: Path) -> None:
         mounts.mount_root(layout, mount_point)
     mounts.mount_inside(mount_point, layout, int(command.user.partition(":")[0]))
     mounts.pivot(mount_point)
+    os.umask(umask)
     os.setsid()
     try:
         os.chdir(command.workdir)
@@ -262,5 +271,9 @@ def as_user(command: Command) -> list[str]:
     uid, _, gid = command.user.partition(":")
     if (uid, gid) == ("0", "0"):
         return list(command.argv)
-    drop = ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--init-groups", "--"]
-    return [*drop, *command.argv]
+    try:
+        pwd.getpwuid(int(uid))
+        groups = "--init-groups"
+    except KeyError:  # a number without a name has no groups either
+        groups = "--clear-groups"
+    return [_SETPRIV, f"--reuid={uid}", f"--regid={gid}", groups, "--", *command.argv]

@@ -91,19 +91,21 @@ def system_binds(init: Path, *, user_namespace: bool) -> list[Bind]:
 def through_binds(paths: Iterable[str]) -> list[Bind]:
     """Binds of what is written through to the host, outer directories first; nested ones need none."""
     binds: list[Bind] = []
-    for path in sorted(set(paths)):
+    for number, path in enumerate(sorted(set(paths))):
         if path == "/" or any(path.startswith(bind.target + "/") for bind in binds):
             continue
         if not os.path.exists(path):  # noqa: PTH110 - a str, and the user's spelling of it
             raise Usage(f"{path} does not exist", hint="make it first, or leave it out of --through")
-        binds.append(Bind(key=f"through{path.replace('/', '-')}", source=path, target=path))
+        # By number: what is made from the path could be the same for two, or hold what CRIU reads as its own.
+        binds.append(Bind(key=f"through-{number}", source=path, target=path))
     return binds
 
 
 def prepare_upper(layout: Layout) -> None:
     """Make the upper layer of a new run: an own empty /tmp, and nothing to see under the hidden paths."""
     for directory in (layout.upper, layout.work):
-        directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+        directory.mkdir(parents=True, exist_ok=True)
+    layout.upper.chmod(0o755)  # it is the root of the box, for all of its users and whatever our umask is
     for path, mode in [("/tmp", 0o1777), *((path, 0o700) for path in layout.hidden)]:  # noqa: S108 - of the box
         made = _mirror(layout.upper, path)
         made.chmod(mode)

@@ -5,6 +5,7 @@ are the same.
 """
 
 import os
+import signal
 import sys
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -104,7 +105,13 @@ class Verb(click.Command):
         if self._needs_root:
             ctx.obj.require_root()
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:
+            # The reader of our output has gone, as in `criu-agent ps | head -1`. click would make a 1 of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         except Failure as error:
             if self._gives_code and error.exit_code == Failure.exit_code:
                 raise ToolFailed(error.message, hint=error.hint, agent_state=error.agent_state) from error

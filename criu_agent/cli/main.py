@@ -7,7 +7,6 @@ import importlib
 import itertools
 import json
 import os
-import signal
 import sys
 
 import click
@@ -102,10 +101,6 @@ def run_cli(arguments: list[str]) -> int:
         return _fail(_usage(error), as_json=context.options.json or wants_json)
     except (click.Abort, KeyboardInterrupt):
         return _fail(Interrupted("interrupted"), as_json=context.options.json)
-    except BrokenPipeError:
-        # The reader of our output has gone, as in `criu-agent ps | head -1`.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
     return result if isinstance(result, int) else 0
 
 

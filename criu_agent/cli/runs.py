@@ -5,7 +5,9 @@ import shlex
 import signal
 import sys
 import time
+from collections import deque
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,8 +16,11 @@ from criu_agent.box.cgroup import Cgroup, find_root
 from criu_agent.cli import show
 from criu_agent.cli.context import Context, verb
 from criu_agent.cli.run import SUSPENDED, require_alive
-from criu_agent.control import Client
+from criu_agent.control import Client, Message, NoAnswer
 from criu_agent.errors import Failure, Interrupted, NotFound, Timeout, Usage
+
+if TYPE_CHECKING:
+    from criu_agent.supervisor.output import Piece
 
 _SHOWN = frozenset({"starting", "running", "checkpointing", "suspended", "restoring", "degraded"})
 _FOLLOW_EVERY = 0.1  # seconds
@@ -100,7 +105,7 @@ def _processes(run: runs.Run) -> list[dict[str, object]]:
     """The run's processes as the host sees them, PID 1 of the box first."""
     from criu_agent.linux import proc, usage
 
-    if not runs.box_is_alive(run.state):
+    if not runs.box_is_alive(run):
         return []
     return usage.of(process.pid for process in proc.tree(run.state.root_pid))
 
@@ -108,44 +113,39 @@ def _processes(run: runs.Run) -> list[dict[str, object]]:
 @verb("logs")
 @click.argument("wanted", metavar="RUN", default=".")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the run ends")
-@click.option("-n", "--tail", type=int, metavar="N", help="Only the last N pieces of output")
-@click.option("-t", "--timestamps", is_flag=True, help="Show when each piece was printed")
+@click.option("-n", "--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines")
+@click.option("-t", "--timestamps", is_flag=True, help="Show when each line was begun")
 @click.pass_obj
 def logs_verb(context: Context, /, wanted: str, follow: bool, tail: int | None, timestamps: bool) -> None:
     """Show what RUN printed. Its standard error goes to standard error."""
     from criu_agent.supervisor import output
 
     run = runs.find(context.config, wanted)
-    current = run.directory / "output.log"
-    kept = [
-        record for path in (output.older(current), current) if path.exists() for _, record in output.records(path)
-    ]
-    for record in kept if tail is None else kept[-tail:] if tail > 0 else []:
-        _print_record(record, timestamps)
-    offset = max((end for end, _ in output.records(current)), default=0) if current.exists() else 0
-    while follow:
-        over = not (still := runs.by_id(context.config, run.spec.id)) or not still.alive
-        if current.exists() and current.stat().st_size < offset:
-            offset = 0  # it was rotated
-        new = list(output.records(current, offset=offset)) if current.exists() else []
-        for _, record in new:
-            _print_record(record, timestamps)
-        offset = new[-1][0] if new else offset
-        if over:
-            return
-        try:
+    kept: deque[output.Piece] | None = None if tail is None else deque()
+    over = not follow
+    for piece in output.pieces(output.follow(run.directory / "output.log")):
+        if piece is not None and kept is None:
+            _print_piece(piece, timestamps)
+        elif piece is not None and kept is not None:
+            kept.append(piece)
+            while kept and kept[0].line <= piece.newest - (tail or 0):
+                kept.popleft()
+        else:  # everything that is there was read
+            for last in kept or ():
+                _print_piece(last, timestamps)
+            kept = None
+            if over:
+                return
             time.sleep(_FOLLOW_EVERY)
-        except KeyboardInterrupt:
-            raise Interrupted("interrupted") from None
+            over = not (still := runs.by_id(context.config, run.spec.id)) or not still.alive
 
 
-def _print_record(record: object, timestamps: bool) -> None:
-    from criu_agent.supervisor.output import Record
-
-    assert isinstance(record, Record)
-    target = sys.stdout if record.stream == "stdout" else sys.stderr
-    stamp = f"{datetime.fromtimestamp(record.time_ns / 1e9, UTC).isoformat()} " if timestamps else ""
-    target.buffer.write(stamp.encode() + record.data)
+def _print_piece(piece: "Piece", timestamps: bool) -> None:
+    target = sys.stdout if piece.stream == "stdout" else sys.stderr
+    if timestamps and piece.begins:
+        moment = datetime.fromtimestamp(piece.time_ns / 1e9, UTC).isoformat(timespec="microseconds")
+        target.buffer.write(moment.replace("+00:00", "Z ").encode())
+    target.buffer.write(piece.data)
     target.flush()
 
 
@@ -157,23 +157,25 @@ def wait_verb(context: Context, /, wanted: str, timeout: float | None) -> int:
     """Wait until RUN ends, and exit with its code; 75 when it was suspended."""
     run = runs.find(context.config, wanted)
     if run.alive:
-        with Client(run.socket) as client:
-            client.socket.settimeout(timeout)
-            client.send(verb="wait")
-            _await_end(client, run, timeout)
+        _await_end(context, run, {"verb": "wait"}, timeout=timeout)
     return _end_code(context, run.spec.id)
 
 
-def _await_end(client: Client, run: runs.Run, timeout: float | None) -> None:
+def _await_end(context: Context, run: runs.Run, request: Message, *, timeout: float | None = None) -> None:
+    """Send the request and wait until the supervisor has ended; one that is just ending need not answer."""
     try:
-        while not any(b'"ended"' in payload for _, payload in client.received()):
-            pass
+        with Client(run.socket) as client:
+            client.socket.settimeout(timeout)
+            client.send(**request)
+            while not any(b'"ended"' in payload for _, payload in client.received()):
+                pass
     except TimeoutError as error:
         raise Timeout(f"{run.spec.name} still runs after {timeout:g} s") from error
     except KeyboardInterrupt:
         raise Interrupted("interrupted", agent_state="running") from None
-    except ConnectionError as error:
-        raise Failure("the supervisor ended without a word", hint="criu-agent ps -a") from error
+    except (ConnectionError, NoAnswer):
+        pass
+    wait_for_supervisor(context, run)
 
 
 def _end_code(context: Context, run_id: str) -> int:
@@ -202,12 +204,8 @@ def stop_verb(context: Context, /, wanted: tuple[str, ...], timeout: float) -> N
 
 def _stop(context: Context, run: runs.Run, timeout: float) -> None:
     if run.alive:
-        with Client(run.socket) as client:
-            client.send(verb="stop", timeout=timeout)
-            _await_end(client, run, None)
-        wait_for_supervisor(context, run)
-    else:
-        kill_orphan(run)
+        _await_end(context, run, {"verb": "stop", "timeout": timeout})
+    kill_orphan(context, run)  # of a supervisor that was killed, now or before
 
 
 @verb("kill")
@@ -218,16 +216,22 @@ def kill_verb(context: Context, /, wanted: tuple[str, ...], name: str) -> None:
     """Send a signal to RUN. KILL ends every process of it; others go to its main process."""
     number = _signal_number(name)
     for run in [runs.find(context.config, name) for name in wanted]:
-        if run.alive:
-            with Client(run.socket) as client:
-                client.call(verb="kill", signal=number)
-            if number == signal.SIGKILL:
-                wait_for_supervisor(context, run)
-        elif run.shown_state == "degraded":
-            kill_orphan(run)
+        if run.shown_state == "degraded":
+            kill_orphan(context, run)
         else:
-            require_alive(run)
+            _kill(context, require_alive(run), number)
         show.result(run.spec.name)
+
+
+def _kill(context: Context, run: runs.Run, number: int) -> None:
+    try:
+        with Client(run.socket) as client:
+            client.call(verb="kill", signal=number)
+    except NoAnswer:  # it is just ending
+        wait_for_supervisor(context, run)
+        require_alive(runs.find(context.config, run.spec.id))
+    if number == signal.SIGKILL:
+        wait_for_supervisor(context, run)
 
 
 def _signal_number(name: str) -> int:
@@ -254,7 +258,7 @@ def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
         if run.alive or run.shown_state == "degraded":
             if not force:
                 raise Failure(f"{run.spec.name} is {run.shown_state}", hint=f"criu-agent rm -f {run.spec.name}")
-            _stop(context, run, 0.0)
+        _stop(context, run, 0.0)
         release_network(run)
         runs.remove(run)
         show.result(run.spec.name)
@@ -268,8 +272,11 @@ def release_network(run: runs.Run) -> None:
         nft.delete_table(run.state.network_lock)
 
 
-def kill_orphan(run: runs.Run) -> None:
-    """End what is left of a run whose supervisor was killed."""
+def kill_orphan(context: Context, run: runs.Run) -> None:
+    """End what is left of a run whose supervisor was killed; nothing if it has one."""
+    now = runs.by_id(context.config, run.spec.id)
+    if now is None or now.alive:
+        return
     hierarchy = find_root(_mountinfo())
     cgroup = Cgroup.existing(hierarchy, run.spec.id) if hierarchy else None
     if cgroup is not None:

@@ -155,16 +155,18 @@ class TtyFile(_message.Message):
     def __init__(self, id: _Optional[int] = ..., tty_info_id: _Optional[int] = ...) -> None: ...
 
 class TtyInfo(_message.Message):
-    __slots__ = ("id", "sid", "rdev", "pty")
+    __slots__ = ("id", "sid", "pgrp", "rdev", "pty")
     ID_FIELD_NUMBER: _ClassVar[int]
     SID_FIELD_NUMBER: _ClassVar[int]
+    PGRP_FIELD_NUMBER: _ClassVar[int]
     RDEV_FIELD_NUMBER: _ClassVar[int]
     PTY_FIELD_NUMBER: _ClassVar[int]
     id: int
     sid: int
+    pgrp: int
     rdev: int
     pty: Pty
-    def __init__(self, id: _Optional[int] = ..., sid: _Optional[int] = ..., rdev: _Optional[int] = ..., pty: _Optional[_Union[Pty, _Mapping]] = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., sid: _Optional[int] = ..., pgrp: _Optional[int] = ..., rdev: _Optional[int] = ..., pty: _Optional[_Union[Pty, _Mapping]] = ...) -> None: ...
 
 class Pty(_message.Message):
     __slots__ = ("index",)

@@ -42,18 +42,21 @@ class Request:
 
 @dataclass(kw_only=True)
 class Restored:
-    """The restored tree: its root as a pid of the host, and the masters of its terminals by pty number order."""
+    """The restored tree: its root as a pid of the host, and the masters of its terminals by pty number order.
 
-    root_pid: int
+    While it is built, what is there so far: root_pid is 0 until there is one.
+    """
+
+    root_pid: int = 0
     masters: list[int] = field(default_factory=list)
 
 
-def restore(request: Request, *, place: Callable[[int], None], at_stage: Callable[[str, int], None]) -> Restored:
+def restore(request: Request, *, place: Callable[[int], None], at_stage: Callable[[str, Restored], None]) -> Restored:
     """Restore the tree; returns when it runs.
 
     place(pid) moves CRIU, and so everything that it makes, into the run's cgroup before it does anything.
-    at_stage(name, pid) is called at every stage of CRIU, with the pid of the root once there is one; the tree
-    does not run before `pre-resume` has returned.
+    at_stage(name, restored) is called at every stage of CRIU, with what there is so far; the tree does not run
+    before `pre-resume` has returned.
     An error leaves the half-built tree to the caller, who kills the cgroup.
     """
     with ExitStack() as undo:
@@ -76,10 +79,9 @@ def restore(request: Request, *, place: Callable[[int], None], at_stage: Callabl
         return _serve(request, channel, at_stage)
 
 
-def _serve(request: Request, channel: socket.socket, at_stage: Callable[[str, int], None]) -> Restored:
+def _serve(request: Request, channel: socket.socket, at_stage: Callable[[str, Restored], None]) -> Restored:
     """Answer notifications until the result comes."""
-    masters: list[int] = []
-    root_pid = 0
+    restored = Restored()
     deadline = time.monotonic() + request.limit
     while True:
         channel.settimeout(max(deadline - time.monotonic(), 0.001))
@@ -93,15 +95,16 @@ def _serve(request: Request, channel: socket.socket, at_stage: Callable[[str, in
         if not data:
             raise _failure(request)
         for _, _, raw in ancillary:
-            masters += array.array("i", raw[: len(raw) - len(raw) % 4])
+            restored.masters += array.array("i", raw[: len(raw) - len(raw) % 4])
         response = messages_pb2.Response.FromString(data)
         if response.type == messages_pb2.NOTIFY:
             log.debug("restore stage %s", response.notify.script)
-            root_pid = response.notify.pid or root_pid
-            at_stage(response.notify.script, root_pid)
+            restored.root_pid = response.notify.pid or restored.root_pid
+            at_stage(response.notify.script, restored)
             channel.send(messages_pb2.Request(type=messages_pb2.NOTIFY, notify_success=True).SerializeToString())
         elif response.success:
-            return Restored(root_pid=response.restore.pid, masters=masters)
+            restored.root_pid = response.restore.pid
+            return restored
         else:
             raise _failure(request)
 

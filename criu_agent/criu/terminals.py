@@ -1,10 +1,15 @@
-"""Mend the images of a terminal before a restore: CRIU may forget whose controlling terminal it is.
+"""Mend the images of terminals: CRIU may forget whose controlling terminal one is.
 
-Looking for the file through which it restores the controlling terminal, CRIU (4.2, tty_setup_slavery) links every two
-open files of one pty as if they were its two ends, and leaves out what is linked. With the master outside of the
-tree, all are slaves: an even number of them leaves none over, and the session comes back without a terminal. Then no
-SIGWINCH and no ^C arrives, and the next dump writes session 0, which cannot be restored at all. OpenCode has two. So
-an even number is made odd by one more entry, which no descriptor refers to: CRIU uses it for this one purpose.
+At the dump it asks for the session of a terminal through the first process that it finds with it open, and the kernel
+tells only processes whose controlling terminal it is. A tmux server has its client's terminal open too: if it comes
+first, session 0 is written, which cannot be restored ("No task found with sid 0"). So the session is filled in.
+
+At the restore, looking for the file through which it restores the controlling terminal, CRIU (4.2,
+tty_setup_slavery) links every two open files of one pty as if they were its two ends, and leaves out what is
+linked. With the master outside of the tree, all are slaves: an even number of them leaves none over, and the
+session comes back without a terminal. Then no SIGWINCH and no ^C arrives, and the next dump writes session 0, which
+cannot be restored at all. OpenCode has two. So an even number is made odd by one more entry, which no descriptor
+refers to: CRIU uses it for this one purpose.
 """
 
 import struct
@@ -14,10 +19,32 @@ from pathlib import Path
 
 from criu_agent import log
 from criu_agent.criu import messages_pb2
+from criu_agent.linux import proc
 
 _TTY = 11  # fd_types.TTY
 _SLAVE_MAJORS = range(136, 144)  # Unix98 pty slaves (Documentation/admin-guide/devices.txt)
 _HEADER = 8  # an image begins with two u32 of magic; then u32 length and message, again and again
+
+
+def name_sessions(images: Path, root_pid: int) -> int:
+    """Fill in the sessions that are missing in tty-info.img, as long as the tree is frozen; how many there were."""
+    path = images / "tty-info.img"
+    infos = [messages_pb2.TtyInfo.FromString(message) for message in _messages(path)]
+    nameless = [info for info in infos if info.HasField("pty") and _is_slave(info) and not info.sid]
+    if not nameless:
+        return 0
+    sessions = proc.sessions_of_terminals(proc.tree(root_pid))
+    named = 0
+    for info in nameless:
+        if info.rdev in sessions:
+            info.sid, info.pgrp = sessions[info.rdev]
+            named += 1
+    with open(path, "r+b") as file:
+        file.truncate(_HEADER)
+    for info in infos:
+        _append(path, info.SerializeToString())
+    log.debug("%d terminals had no session in the images, %d of them have one", len(nameless), named)
+    return named
 
 
 def give_back_controlling_terminals(images: Path) -> int:

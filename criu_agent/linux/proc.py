@@ -186,6 +186,22 @@ def children(pid: int) -> list[int]:
     return found
 
 
+def sessions_of_terminals(processes: Iterable[Process]) -> dict[int, tuple[int, int]]:
+    """Of each controlling terminal of a session leader among them: its session and its foreground process group.
+
+    Keys are device numbers, the values pids of the innermost pid namespace; 0 for a group without a process.
+    """
+    groups: dict[int, int] = {}
+    leaders: list[tuple[int, int, int]] = []
+    for one in processes:
+        # State, ppid, pgrp, session, tty_nr, tpgid come after the name of the program, which may contain blanks.
+        group, session, terminal, foreground = map(int, _of(one.pid, "stat").rpartition(")")[2].split()[2:6])
+        groups[group] = int(_status(one.pid)["NSpgid"].split()[-1])
+        if session == one.pid and terminal:
+            leaders.append((terminal, one.box_pid, foreground))
+    return {terminal: (session, groups.get(foreground, 0)) for terminal, session, foreground in leaders}
+
+
 def capabilities(pid: int) -> int:
     """The effective capabilities as bits."""
     return int(_status(pid)["CapEff"], 16)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from criu_agent import log, runs
-from criu_agent.criu import images
+from criu_agent.criu import images, terminals
 from criu_agent.criu.command import NetworkLock
 from criu_agent.criu.dump import Cancel, Dump
 from criu_agent.criu.images import ImageDir
@@ -121,13 +121,14 @@ def checkpoint(
             limit=_PATIENCE + found.memory / _SLOWEST,
             cancel=cancel,
         ) as dump:
+            terminals.name_sessions(image_dir.path, live.root_pid)
             phases.end("dump")
             instant = Instant(
                 created=runs.now(),
                 host=here,
                 terminal=save_terminal(),
                 connections=connections,
-                network={"lock": lock, "table": next(iter(nft.criu_tables() - tables), "") if tables else ""},
+                network={"lock": lock, "table": _new_table(tables) if lock == "nftables" else ""},
             )
             # A tree that runs on changes its files at once: they are copied. A stopped one's are read in place.
             spool = None if request.stop else live.directory
@@ -161,6 +162,11 @@ def checkpoint(
         connections=connections,
         network_lock=instant.network["table"],
     )
+
+
+def _new_table(before: frozenset[str]) -> str:
+    """The table that CRIU has made to hold the connections; "" when there is none."""
+    return next(iter(nft.criu_tables() - before), "")
 
 
 def look(live: Live) -> facts.Facts:

@@ -1,9 +1,11 @@
 """A run that lives: what its operations need to know of it, and the parts that a start and a restore share."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from criu_agent import runs
 from criu_agent.box import cgroup, mounts
@@ -15,6 +17,7 @@ from criu_agent.term.console import Console
 from criu_agent.term.modes import Modes
 from criu_agent.term.scrollback import Scrollback
 
+BOX = "box"  # where a run directory has the box's layers
 Progress = Callable[[str, int, int], None]  # phase, bytes done, bytes in all (0 when there are none to count)
 
 
@@ -50,14 +53,19 @@ def enter_private_mounts() -> None:
 
 def make_cgroup(config: Config, run_id: str) -> Cgroup:
     hierarchy = cgroup.root(runs.runtime(config, run_id) / "cgroup")
-    return Cgroup.create(hierarchy, run_id)
+    made = Cgroup.create(hierarchy, run_id)
+    made.kill()  # a supervisor that was killed during a restore leaves a tree in it that never ran
+    return made
 
 
-def layout(config: Config, spec: RunSpec, *, directory: str = "box") -> mounts.Layout:
+def layout(config: Config, spec: RunSpec, *, directory: str = BOX) -> mounts.Layout:
     """The root of the run's box. directory: its name in the run directory."""
     hidden = {str(config.state_dir)}
-    if config.repository.startswith("/"):
-        hidden.add(config.repository)
+    repository = config.repository
+    if repository.startswith("file://"):
+        repository = unquote(repository.removeprefix("file://"))
+    if repository.startswith("/"):
+        hidden.add(os.path.realpath(repository))
     system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
     binds = [*system, *mounts.through_binds(spec.through)]
     return mounts.Layout(

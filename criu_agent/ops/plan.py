@@ -52,7 +52,7 @@ def judge(
     facts: Facts, *, externals: frozenset[str] = frozenset(), stdio_pipes: frozenset[int] = frozenset()
 ) -> list[PlanRow]:
     """The rows, as `plan`; a function of its arguments only."""
-    keys = frozenset(external.partition("]")[0] + "]" for external in externals)
+    keys = frozenset(external.rpartition("]")[0] + "]" for external in externals)
     plugs = Plugs(externals=keys, pipes=stdio_pipes)
     return [
         *_run_rows(facts),

@@ -5,13 +5,14 @@ COMMIT -> the tree runs. Before the commit everything is undone; the run is as i
 """
 
 import os
-import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from criu_agent import runs
+from criu_agent import log, runs
 from criu_agent.box import mounts
 from criu_agent.config import Config
 from criu_agent.criu import images, terminals
@@ -19,7 +20,7 @@ from criu_agent.criu import restore as criu
 from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure
 from criu_agent.fs.rebuild import rebuild
-from criu_agent.linux import syscalls
+from criu_agent.linux import files, syscalls
 from criu_agent.model import Blob, Manifest, RunSpec, RunState, Snapshot
 from criu_agent.ops import host, live, plan, vault
 from criu_agent.repo.repository import Repository
@@ -86,17 +87,17 @@ def restore(
     tip = is_tip(run.state, snapshot)
     room = images.capacity(sum(blob.size for blob in manifest.images.values()))
     images.check_memory(room)
-    with ExitStack() as undo:
-        image_dir = undo.enter_context(ImageDir(run.runtime / "images", room))
-        for name, blob in manifest.images.items():
-            _load(repository, blob, image_dir.path / name)
-        terminals.give_back_controlling_terminals(image_dir.path)
-        scrollback = Scrollback(b"".join(repository.stream(manifest.attachments["scrollback"])))
-        layout = _rebuild_files(config, run, repository, manifest)
-        root = run.runtime / "root"
-        mounts.mount_root(layout, root)
-        undo.callback(_unmount, root)
-        with ExitStack() as rollback:
+    with ExitStack() as rollback:
+        with ExitStack() as undo:
+            image_dir = undo.enter_context(ImageDir(run.runtime / "images", room))
+            for name, blob in manifest.images.items():
+                _load(repository, blob, image_dir.path / name)
+            terminals.give_back_controlling_terminals(image_dir.path)
+            scrollback = Scrollback(b"".join(repository.stream(manifest.attachments["scrollback"])))
+            layout = _rebuild_files(config, run, repository, manifest, rollback)
+            root = run.runtime / "root"
+            mounts.mount_root(layout, root)
+            undo.callback(_unmount, root)
             cgroup = live.make_cgroup(config, run.spec.id)
             rollback.callback(cgroup.remove)
             rollback.callback(cgroup.kill)
@@ -114,21 +115,31 @@ def restore(
                     limit=_PATIENCE + room / _SLOWEST,
                 ),
                 place=cgroup.add,
-                at_stage=lambda stage, pid: commit(pid) if stage == "pre-resume" else None,
+                at_stage=partial(_commit_before_it_runs, commit, needs_terminal=pipes is None),
             )
-            rollback.pop_all()
-    alive = live.Live(
-        config=config,
-        spec=run.spec,
-        layout=_adopt_files(config, run, layout),
-        cgroup=cgroup,
-        root_pid=restored.root_pid,
-        console=_console(pipes, restored),
-        scrollback=scrollback,
-        modes=_modes(manifest),
-        pending_input=manifest.resources["terminal"],
-    )
+        alive = live.Live(
+            config=config,
+            spec=run.spec,
+            layout=_adopt_files(layout),
+            cgroup=cgroup,
+            root_pid=restored.root_pid,
+            console=_console(pipes, restored),
+            scrollback=scrollback,
+            modes=_modes(manifest),
+            pending_input=manifest.resources["terminal"],
+        )
+        rollback.pop_all()
     return alive, [] if tip else crossing(manifest)
+
+
+def _commit_before_it_runs(
+    commit: Callable[[int], None], stage: str, restored: criu.Restored, *, needs_terminal: bool
+) -> None:
+    if stage != "pre-resume":
+        return
+    if needs_terminal and not restored.masters:
+        raise Failure("CRIU did not give the terminal back", agent_state="not running")
+    commit(restored.root_pid)
 
 
 def is_tip(state: RunState, snapshot: Snapshot) -> bool:
@@ -157,21 +168,31 @@ def _load(repository: Repository, blob: Blob, path: Path) -> None:
         os.close(fd)
 
 
-def _rebuild_files(config: Config, run: runs.Run, repository: Repository, manifest: Manifest) -> mounts.Layout:
+def _rebuild_files(
+    config: Config, run: runs.Run, repository: Repository, manifest: Manifest, rollback: ExitStack
+) -> mounts.Layout:
     """The upper layer of the snapshot, in a directory of its own until the run lives in it."""
     layout = live.layout(config, run.spec, directory=_NEW_BOX)
-    shutil.rmtree(layout.directory, ignore_errors=True)
+    files.remove_tree(layout.directory)
+    rollback.callback(files.remove_tree, layout.directory)
     layout.upper.mkdir(mode=0o755, parents=True)
     layout.work.mkdir(mode=0o755)
     rebuild(manifest.trees["upper"], repository.stream, layout.upper)
     return layout
 
 
-def _adopt_files(config: Config, run: runs.Run, new: mounts.Layout) -> mounts.Layout:
-    """Put the layer that the run lives in now into the place of the old one. Its mount follows the rename."""
-    layout = live.layout(config, run.spec)
-    shutil.rmtree(layout.directory, ignore_errors=True)
-    new.directory.rename(layout.directory)
+def _adopt_files(new: mounts.Layout) -> mounts.Layout:
+    """Put the layer that the run lives in now into the place of the old one. Its mount follows the rename.
+
+    The run is up: whatever goes wrong here, it goes on where it is.
+    """
+    layout = replace(new, directory=new.directory.with_name(live.BOX))
+    try:
+        files.remove_tree(layout.directory)
+        new.directory.rename(layout.directory)
+    except (Failure, OSError) as error:
+        log.warning("the run stays in %s: %s", new.directory, error)
+        return new
     return layout
 
 

@@ -5,11 +5,14 @@ all big-endian, then the bytes.
 """
 
 import os
+import re
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 _RECORD = struct.Struct(">BQI")
 ROTATE_AT = 64 << 20  # bytes; one older file is kept
@@ -61,14 +64,83 @@ def older(path: Path) -> Path:
     return path.with_name(path.name + ".1")
 
 
-def records(path: Path, *, offset: int = 0) -> Iterator[tuple[int, Record]]:
-    """The complete records from `offset` on, each with the offset behind it."""
+def records(path: Path) -> Iterator[Record]:
+    """The complete records of one file."""
     with open(path, "rb") as file:
-        file.seek(offset)
-        while len(header := file.read(_RECORD.size)) == _RECORD.size:
-            stream, time_ns, length = _RECORD.unpack(header)
-            data = file.read(length)
-            if len(data) < length:
-                return
-            offset += _RECORD.size + length
-            yield offset, Record(stream=_NAMES.get(stream, "stdout"), time_ns=time_ns, data=data)
+        yield from _complete(file)
+
+
+def _complete(file: IO[bytes]) -> Iterator[Record]:
+    """The complete records from the file's position on, which is behind the last of them then."""
+    while True:
+        start = file.tell()
+        header = file.read(_RECORD.size)
+        stream, time_ns, length = _RECORD.unpack(header) if len(header) == _RECORD.size else (0, 0, 0)
+        data = file.read(length)
+        if not header or len(header) < _RECORD.size or len(data) < length:
+            file.seek(start)
+            return
+        yield Record(stream=_NAMES.get(stream, "stdout"), time_ns=time_ns, data=data)
+
+
+def follow(path: Path) -> Iterator[Record | None]:
+    """All records that are kept, then those that come, over rotations; None whenever there is no more for now."""
+    while not path.exists():
+        yield None
+    file = open(path, "rb")  # noqa: SIM115 - closed below, when it was rotated
+    with suppress(FileNotFoundError), open(older(path), "rb") as before:
+        if not os.path.sameopenfile(before.fileno(), file.fileno()):
+            yield from _complete(before)
+    while True:
+        with file:
+            while True:
+                rotated = not _is(path, file)
+                yield from _complete(file)
+                if rotated:
+                    break
+                yield None
+        file = open(path, "rb")  # noqa: SIM115
+
+
+def _is(path: Path, file: IO[bytes]) -> bool:
+    """Whether the path still names the open file; also while a rotation has not made the new one yet."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A line, or a part of one that was printed by itself. line counts the lines of both streams by their beginnings.
+
+    begins: it is the first piece of its line. newest is the number of the newest line up to here.
+    """
+
+    stream: str
+    time_ns: int
+    data: bytes
+    line: int
+    newest: int
+    begins: bool
+
+
+def pieces(found: Iterable[Record | None]) -> Iterator[Piece | None]:
+    """Cut records at the ends of lines; None is passed on."""
+    newest = 0
+    unfinished: dict[str, int] = {}
+    for record in found:
+        if record is None:
+            yield None
+            continue
+        for data in re.findall(rb"[^\n]*\n|[^\n]+", record.data):
+            begins = record.stream not in unfinished
+            newest += begins
+            line = newest if begins else unfinished[record.stream]
+            if data.endswith(b"\n"):
+                unfinished.pop(record.stream, None)
+            else:
+                unfinished[record.stream] = line
+            yield Piece(
+                stream=record.stream, time_ns=record.time_ns, data=data, line=line, newest=newest, begins=begins
+            )

@@ -27,6 +27,7 @@ from criu_agent.supervisor.session import Guest, Session
 from criu_agent.term.console import Pipes, Pty, Stream
 
 _LINGER = 5.0  # seconds that a run which ended at once waits for the client that started it
+_LONGEST_STOP = 1e6  # seconds; what poll takes at most is twice as long
 _LAST_WORDS = 5.0  # seconds for clients to take what was sent to them at the end
 Message = dict[str, Any]
 
@@ -89,7 +90,7 @@ class Server:
         if self._kill_at is not None and time.monotonic() >= self._kill_at:
             self._kill_at = None
             log.info("it did not stop in time, and is killed")
-            self.live.cgroup.kill()
+            self._kill_all()
 
     def _sources(self) -> dict[int, tuple[int, Callable[[], object]]]:
         """What to wait for: descriptor, events, and what to do then."""
@@ -98,7 +99,8 @@ class Server:
             self._jobs.wake: (select.POLLIN, self._jobs.run_calls),
             self._signals: (select.POLLIN, self._on_signal),
         }
-        if self._status is None:
+        # While CRIU has the tree it also has its dead: PID 1 could not be waited for, and CRIU may wait for us.
+        if self._status is None and not self._jobs.busy:
             sources[self._root] = (select.POLLIN, self._reap)
         for guest in self._guests:
             sources[guest.pidfd] = (select.POLLIN, partial(self._guest_ended, guest))
@@ -144,12 +146,21 @@ class Server:
             self.live.modes.follow(data)
 
     def _reap(self) -> None:
-        _, self._status = os.waitpid(self.live.root_pid, 0)
-        log.info("PID 1 of the box ended with wait status %#x", self._status)
+        """Take the status of PID 1, if it has ended."""
+        pid, status = os.waitpid(self.live.root_pid, os.WNOHANG) if self._status is None else (0, 0)
+        if pid:
+            self._status = status
+            log.info("PID 1 of the box ended with wait status %#x", status)
+
+    def _kill_all(self) -> None:
+        try:
+            self.live.cgroup.kill()
+        except Failure as error:  # one hangs in the kernel: that is no reason to leave the others alone
+            log.warning("%s", error.message)
 
     def _finish(self) -> None:
         """The run is over: write it down, tell everybody, and take away what was made for it."""
-        self.live.cgroup.kill()
+        self._kill_all()
         self._session.drain()
         code = _exit_code(self._status or 0)
         if self._suspended:
@@ -265,7 +276,7 @@ class Server:
                 self._session.redraw(rows, columns)
 
     def _replay(self, client: Client) -> None:
-        for _, record in records(self.live.directory / "output.log"):
+        for record in records(self.live.directory / "output.log"):
             client.output(Kind.OUTPUT if record.stream == "stdout" else Kind.ERROR_OUTPUT, record.data)
 
     def _resize(self, client: Client, message: Message) -> None:
@@ -327,6 +338,7 @@ class Server:
         )
 
     def _checkpointed(self, client: Client, summary: checkpoint.Summary | None, error: Failure | None) -> None:
+        self._reap()
         if summary is None:
             self._set(state="running" if self._status is None else "exited")
             failure = error or Failure("the checkpoint failed")
@@ -350,8 +362,11 @@ class Server:
         self._cancel.wanted = True
 
     def _stop(self, client: Client, message: Message) -> None:
+        timeout = float(message.get("timeout", 10.0))
+        if not 0 <= timeout <= _LONGEST_STOP:
+            raise Usage(f"a run cannot be given {timeout:g} s to end", hint="--time takes 0 or more seconds")
         client.waits_for_end = True
-        self._stop_run(timeout=float(message.get("timeout", 10.0)))
+        self._stop_run(timeout=timeout)
 
     def _stop_run(self, *, timeout: float) -> None:
         """TERM, and KILL after `timeout` seconds. A checkpoint that is under way is given up first."""
@@ -383,9 +398,15 @@ class Server:
             stdio=pipes.ends.stdio() if pipes else None,
             window=(int(message.get("rows") or 24), int(message.get("columns") or 80)),
         )
-        guest, master = enter.spawn(root_pid=self.live.root_pid, cgroup=self.live.cgroup, command=command)
-        if pipes is not None:
-            pipes.ends.close()
+        try:
+            guest, master = enter.spawn(root_pid=self.live.root_pid, cgroup=self.live.cgroup, command=command)
+        except BaseException:
+            if pipes is not None:
+                pipes.close()
+            raise
+        finally:
+            if pipes is not None:
+                pipes.ends.close()
         session = Session(pipes if pipes is not None else Pty(_present(master)))
         session.attach(client)
         client.tell("attached", terminal=terminal, input=True)

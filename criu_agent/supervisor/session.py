@@ -13,6 +13,7 @@ from criu_agent.term.console import Console, Pty, Stream
 
 _KINDS: dict[Stream, Kind] = {"stdout": Kind.OUTPUT, "stderr": Kind.ERROR_OUTPUT}
 _REDRAW_AFTER = 0.3  # seconds between the two sizes that make a full-screen program draw again; OpenCode waits 0.1
+_DRAINED = 64 << 20  # bytes: no pipe or terminal holds that many, so who still writes then is not stopped
 _INPUT_LIMIT = 1 << 20  # bytes of input that may wait for a program that does not read
 
 
@@ -23,6 +24,8 @@ class Session:
         self.console = console
         self.clients: list[Client] = []
         self._on_output = on_output
+        self._relayed = 0  # bytes of output so far
+        self._closed = False
         self._input = bytearray()
         self._input_ends = False
         self._resize_at: tuple[float, tuple[int, int]] | None = None
@@ -56,6 +59,7 @@ class Session:
         data = self.console.read(fd)
         if not data:
             return False
+        self._relayed += len(data)
         if self._on_output is not None:
             self._on_output(stream, data)
         if self.is_terminal and not self.clients:
@@ -69,13 +73,16 @@ class Session:
         return True
 
     def drain(self) -> None:
-        """Read everything that the programs have written."""
+        """Read everything that the programs have written; a process that was left behind may go on for ever."""
         for fd in list(self.console.outputs()):
-            while fd in self.console.outputs() and self.relay_output(fd):
+            end = self._relayed + _DRAINED
+            while fd in self.console.outputs() and self._relayed < end and self.relay_output(fd):
                 pass
 
     def serve(self, fd: int) -> None:
         """A descriptor of the console is ready: do what can be done without waiting."""
+        if self._closed:  # by what was done first in this turn of the loop; the number may be another's by now
+            return
         if fd in self.console.outputs():
             self.relay_output(fd)
         self.push()
@@ -143,6 +150,7 @@ class Session:
         return None
 
     def close(self) -> None:
+        self._closed = True
         self.console.close()
 
 

@@ -12,9 +12,10 @@ _ALTERNATE = frozenset({47, 1047, 1049})
 _HIDE_WHEN_RESET = 25  # the cursor is visible unless switched off
 _FOLLOWED = _ALTERNATE | {1, 25, 1000, 1002, 1003, 1004, 1005, 1006, 1015, 2004}
 _SEQUENCE = re.compile(
-    rb"\x1b\[\?(?P<modes>[0-9;]{1,64})(?P<set>[hl])|\x1b(?P<keypad>[=>])|\x1b\[(?P<kitty>[<>])(?P<flags>[0-9;]*)u|(?P<reset>\x1bc)"
+    rb"\x1b\[\?(?P<modes>[0-9;]{1,64})(?P<set>[hl])|\x1b(?P<keypad>[=>])|\x1b\[(?P<kitty>[<>])(?P<flags>[0-9]{0,9})u|(?P<reset>\x1bc)"
 )
 _LONGEST_SEQUENCE = 72
+_KITTY_DEPTH = 32  # entries of the keyboard stack; terminals keep a few too, and a program may push for ever
 _QUERIES = re.compile(rb"\x1b\[(?:6n|0?c|5n)")
 _ANSWERS = {b"\x1b[6n": b"\x1b[1;1R", b"\x1b[5n": b"\x1b[0n"}
 _DEVICE_ATTRIBUTES = b"\x1b[?62;c"
@@ -50,7 +51,7 @@ class Modes:
         elif match["keypad"]:
             self._keypad = match["keypad"] == b"="
         elif match["kitty"] == b">":
-            self._kitty.append(match["flags"])
+            self._kitty = [*self._kitty, match["flags"]][-_KITTY_DEPTH:]
         elif match["kitty"] == b"<":
             del self._kitty[-max(int(match["flags"] or b"1"), 1) :]
         else:

@@ -5,7 +5,10 @@ import random
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import Agent
 from tests.workloads.ways import NAME, Run, Way, Workload, in_every_way
@@ -39,15 +42,9 @@ for database in databases:
 def a_second_process_finds_them_locked(run: Run) -> None:
     run.await_rounds()
     insert = "insert into rows values (12345)"
-    with sqlite3.connect(run.agent.workdir / "through.db", timeout=0) as database:
-        try:
+    with closing(sqlite3.connect(run.agent.workdir / "through.db", timeout=0)) as database:
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
             database.execute(insert)
-        except sqlite3.OperationalError as error:
-            assert str(error) == "database is locked"
-        else:
-            raise AssertionError("the lock is gone")
-        finally:
-            database.close()
     for path in ("through.db", "/var/tmp/own.db"):
         refused = run.agent("exec", NAME, "--", "sqlite3", path, insert, check=False)
         assert refused.code != 0
@@ -59,10 +56,9 @@ def the_commit_brings_all_rows(run: Run) -> None:
     assert run.await_end() == 0
     numbers = [*range(-999, 1), *range(1, len(run.rounds()) + 1)]
     for path in (run.agent.workdir / "through.db", run.agent.files_of(NAME) / "var/tmp/own.db"):
-        database = sqlite3.connect(path)
-        assert [n for (n,) in database.execute("select n from rows order by n")] == numbers
-        assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
-        database.close()
+        with closing(sqlite3.connect(path)) as database:
+            assert [n for (n,) in database.execute("select n from rows order by n")] == numbers
+            assert database.execute("pragma integrity_check").fetchall() == [("ok",)]
 
 
 @in_every_way

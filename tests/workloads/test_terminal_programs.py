@@ -13,15 +13,18 @@ SHELL = "bash --norc --noprofile"
 BASH = Workload(
     command=SHELL,
     begin=[
+        ("", r"^\$$"),
         ("X=1; sleep 1000 &<Enter>", r"^\[1\] \d+$"),
         ("echo hal", r"^\$ echo hal$"),
     ],
     shown=r"^\$ echo hal$",
     again=[
         ("lo $((X += 1)) {n}; jobs<Enter>", r"^hallo (2 1|3 2|4 3)\n\[1\]\+? +Running +sleep 1000 &$"),
-        ("cat<Enter>ping {n}<Enter>", r"^ping {n}\nping {n}$"),
-        ("<C-z>", r"^\[2\]\+ +Stopped +cat$"),
-        ("clear; fg<Enter>pong {n}<Enter>", r"\Acat\npong {n}\npong {n}$"),
+        ("echo cat {n}; cat<Enter>", r"^cat {n}$"),
+        ("ping {n}<Enter>", r"^ping {n}\nping {n}$"),
+        ("<C-z>", r"^\[2\]\+ +Stopped +.*cat$"),
+        ("clear; fg<Enter>", r"\A.*cat$"),
+        ("pong {n}<Enter>", r"^pong {n}\npong {n}$"),
         ("<C-c>", r"^\^C\n\$$"),
         ("echo hal", r"^\$ echo hal$"),
     ],
@@ -32,6 +35,7 @@ BASH = Workload(
 PYTHON = Workload(
     command=f"{shlex.quote(sys.executable)} -q",
     begin=[
+        ("", r"^>>>$"),
         ("it = iter(range(10, 90, 10))<Enter>", "^>>> it.*\n>>>$"),
         ("source = open('/etc/services'); _ = source.readline()<Enter>", "^>>> source.*\n>>>$"),
         ("print('at', {next(it)", r"^>>> print\('at', \{next\(it\)$"),
@@ -54,6 +58,7 @@ def written(agent: Agent) -> None:
 VIM = Workload(
     command="vim -u NONE -i NONE -N notes.txt",
     begin=[
+        ("", "notes.txt.*New"),
         ("ione<Escape>", r"\Aone\n~"),
         ("otwo<Escape>", r"\Aone\ntwo\n~"),
         ("othree<Escape>", r"\Aone\ntwo\nthree\n~"),
@@ -63,8 +68,8 @@ VIM = Workload(
         ("u", without("^three$")),
         ("u", r"1 line less; before #"),
         ("<C-r>", r"1 more line; after #"),
-        ("oround {n}<Escape>", r"^round {n}\n~"),
-        ("othree<Escape>", r"^three\n~"),
+        ("Goround {n}<Escape>", r"^round {n}\n~"),
+        ("Gothree<Escape>", r"^three\n~"),
     ],
     finish=[(":w<Enter>", r'"notes.txt".*written'), (":q<Enter>", r"^\$$")],
     result=written,
@@ -72,7 +77,7 @@ VIM = Workload(
 
 TOP = Workload(
     command="top -d 0.3",
-    begin=[("m", r"^MiB Mem :[ 0-9./]+\[")],
+    begin=[("", r"^MiB Mem :"), ("m", r"^MiB Mem :[ 0-9./]+\[")],
     shown=r"^MiB Mem :[ 0-9./]+\[",
     updates=True,
     again=[("h", "Help for Interactive Commands"), ("<Escape>", r"^MiB Mem :[ 0-9./]+\[")],
@@ -81,7 +86,7 @@ TOP = Workload(
 
 HTOP = Workload(
     command="htop -d 3",
-    begin=[("<F5>", "F5List")],
+    begin=[("", "F5Tree"), ("<F5>", "F5List")],
     shown="F5List",
     updates=True,
     again=[("<F4>htop", "Filter: htop"), ("<Escape>", "F5List"), ("<F5>", "F5Tree"), ("<F5>", "F5List")],
@@ -91,6 +96,7 @@ HTOP = Workload(
 TMUX = Workload(
     command=f"env -u TMUX tmux -L inner -f /dev/null new-session {SHELL} ';' split-window -h {SHELL}",
     begin=[
+        ("", r"^\$ +│\$$"),
         ("A=right<Enter>", r"│\$ A=right\n.*│\$$"),
         ("<C-b>o", r"\["),
         ("A=left<Enter>", r"^\$ A=left +│.*\n\$ +│"),

@@ -134,7 +134,7 @@ class Workload:
     argv: tuple[str, ...]
     files: Mapping[str, str] = field(default_factory=dict)
     prepare: Callable[[Agent], None] = lambda _agent: None
-    ready: str = r"^round 3 "
+    ready: str = r"^round 3\b"
     ready_on_errors: bool = False
     proof: Callable[[Run], None] = lambda run: None
     end: Callable[[Run], None] = lambda run: None

@@ -1,0 +1,19 @@
+"""Files, where Python's own functions are not enough."""
+
+from pathlib import Path
+
+from criu_agent.errors import Failure
+from criu_agent.linux import process
+
+_LIMIT = 3600.0  # seconds
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a directory and all that is in it; one that is not there is no error. Failure if something is left.
+
+    By rm(1): shutil.rmtree calls itself for each level, and what an agent made may have any depth.
+    """
+    done = process.run(["rm", "-rf", "--one-file-system", "--", str(path)], timeout=_LIMIT)
+    if not done.ok:
+        said = done.stderr.decode(errors="replace").splitlines()
+        raise Failure(f"cannot remove {path}: {said[0] if said else done.code}", hint="is something mounted there?")

@@ -4,8 +4,9 @@ manifest -> host check -> images (every byte verified) -> files -> root -> conso
 COMMIT -> the tree runs. Before the commit everything is undone; the run is as it was.
 """
 
+import base64
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,7 @@ from criu_agent.linux import files, syscalls
 from criu_agent.model import Blob, Manifest, RunSpec, RunState, Snapshot
 from criu_agent.ops import host, live, plan, vault
 from criu_agent.repo.repository import Repository
+from criu_agent.term import typeahead
 from criu_agent.term.console import Console, Pipes, Pty
 from criu_agent.term.modes import Modes
 from criu_agent.term.scrollback import Scrollback
@@ -115,7 +117,7 @@ def restore(
                     limit=_PATIENCE + room / _SLOWEST,
                 ),
                 place=cgroup.add,
-                at_stage=partial(_commit_before_it_runs, commit, needs_terminal=pipes is None),
+                at_stage=partial(_commit_before_it_runs, commit, manifest.resources["terminal"]),
             )
         alive = live.Live(
             config=config,
@@ -133,12 +135,14 @@ def restore(
 
 
 def _commit_before_it_runs(
-    commit: Callable[[int], None], stage: str, restored: criu.Restored, *, needs_terminal: bool
+    commit: Callable[[int], None], terminal: Mapping[str, Any], stage: str, restored: criu.Restored
 ) -> None:
     if stage != "pre-resume":
         return
-    if needs_terminal and not restored.masters:
-        raise Failure("CRIU did not give the terminal back", agent_state="not running")
+    if terminal["kind"] == "pty":
+        if not restored.masters:
+            raise Failure("CRIU did not give the terminal back", agent_state="not running")
+        typeahead.put(restored.root_pid, restored.masters[0], base64.b64decode(terminal["unread"]))
     commit(restored.root_pid)
 
 

@@ -1,5 +1,6 @@
 """The loop of a supervisor: one thread that relays, answers, reaps, and writes the run's state."""
 
+import base64
 import dataclasses
 import os
 import select
@@ -24,6 +25,7 @@ from criu_agent.supervisor.clients import Client
 from criu_agent.supervisor.jobs import Jobs
 from criu_agent.supervisor.output import OutputLog, records
 from criu_agent.supervisor.session import Guest, Session
+from criu_agent.term import typeahead
 from criu_agent.term.console import Pipes, Pty, Stream
 
 _LINGER = 5.0  # seconds that a run which ended at once waits for the client that started it
@@ -328,9 +330,12 @@ class Server:
     def _freeze_terminal(self) -> Terminal:
         """In the loop, while the tree is frozen: nothing more will be printed, so read all that was."""
         self._session.drain()
+        console = self.live.console
+        unread = typeahead.peek(self.live.root_pid, console.master) if isinstance(console, Pty) else b""
         return Terminal(
             saved={
-                **self.live.console.save(),
+                **console.save(),
+                "unread": base64.b64encode(unread).decode(),
                 **self._session.save_input(),
                 "modes": self.live.modes.enter().decode("latin-1"),
             },

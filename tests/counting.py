@@ -69,6 +69,14 @@ def processes(agent: Agent, name: str = "counter") -> list[int]:
     return []
 
 
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended; nobody may have reaped it where PID 1 does not."""
+    try:
+        return "State:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return True
+
+
 @contextmanager
 def started(agent: Agent, *arguments: str, **options: Any) -> Iterator["subprocess.Popen[bytes]"]:
     """`criu-agent ARGUMENTS` as a process beside the test; killed at the end if it still runs."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from criu_agent import log
-from criu_agent.errors import HostCannot, Usage
+from criu_agent.errors import HostCannot
 from criu_agent.linux import syscalls
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
@@ -95,7 +95,7 @@ def through_binds(paths: Iterable[str]) -> list[Bind]:
         if path == "/" or any(path.startswith(bind.target + "/") for bind in binds):
             continue
         if not os.path.exists(path):  # noqa: PTH110 - a str, and the user's spelling of it
-            raise Usage(f"{path} does not exist", hint="make it first, or leave it out of --through")
+            raise HostCannot(f"{path}, which the run writes through to, does not exist", hint="make it again")
         # By number: what is made from the path could be the same for two, or hold what CRIU reads as its own.
         binds.append(Bind(key=f"through-{number}", source=path, target=path))
     return binds

@@ -30,7 +30,7 @@ def program(machine: str) -> bytes:
     """The filter as BPF instructions of 8 bytes for `uname -m`; KeyError for a machine that we do not know.
 
     Numbers are compared without the architecture word: io_uring and Landlock have the same numbers everywhere,
-    and the 32-bit call with the number of the 64-bit socket() (mkdir's) has a third argument of 262 only by accident.
+    and the 32-bit call with the number of the 64-bit socket() (dup's) has a third argument of 262 only by accident.
     """
     no_such_call = _ret(_RET_ERRNO | errno.ENOSYS)
     unavailable = [IO_URING_SETUP, *LANDLOCK]

@@ -146,6 +146,8 @@ def _require_apart(context: Context, paths: Sequence[str]) -> None:
     """What is written through must not contain our own state: the run would write into its own upper layer."""
     state = str(context.config.state_dir)
     for path in paths:
+        if not Path(path).exists():
+            raise Usage(f"{path} does not exist", hint="make it first, or leave it out of --workdir and --through")
         if path != "/" and (state + "/").startswith(path.rstrip("/") + "/"):
             raise Usage(
                 f"{path} holds criu-agent's own state in {state}",

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _SHOWN = frozenset({"starting", "running", "checkpointing", "suspended", "restoring", "degraded"})
 _FOLLOW_EVERY = 0.1  # seconds
+_LONGEST = 1e6  # seconds that one can wait for
 
 
 @verb("ps")
@@ -149,9 +150,17 @@ def _print_piece(piece: "Piece", timestamps: bool) -> None:
     target.flush()
 
 
+def _seconds(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and not 0 <= value <= _LONGEST:  # also for what is not a number
+        raise click.BadParameter(f"{value:g} is not from 0 to {_LONGEST:g}")
+    return value
+
+
 @verb("wait", gives_code=True)
 @click.argument("wanted", metavar="RUN", default=".")
-@click.option("--timeout", type=float, metavar="SECONDS", help="Give up after that, with exit code 124")
+@click.option(
+    "--timeout", type=float, callback=_seconds, metavar="SECONDS", help="Give up after that, with exit code 124"
+)
 @click.pass_obj
 def wait_verb(context: Context, /, wanted: str, timeout: float | None) -> int:
     """Wait until RUN ends, and exit with its code; 75 when it was suspended."""
@@ -193,7 +202,16 @@ def _end_code(context: Context, run_id: str) -> int:
 
 @verb("stop")
 @click.argument("wanted", metavar="RUN...", nargs=-1, required=True)
-@click.option("-t", "--time", "timeout", type=float, default=10.0, show_default=True, help="Seconds until KILL")
+@click.option(
+    "-t",
+    "--time",
+    "timeout",
+    type=float,
+    callback=_seconds,
+    default=10.0,
+    show_default=True,
+    help="Seconds until KILL",
+)
 @click.pass_obj
 def stop_verb(context: Context, /, wanted: tuple[str, ...], timeout: float) -> None:
     """End RUN: TERM, and KILL if it still runs after a while. Nothing is saved; `suspend` does that."""
@@ -255,9 +273,8 @@ def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
             if force:
                 continue
             raise
-        if run.alive or run.shown_state == "degraded":
-            if not force:
-                raise Failure(f"{run.spec.name} is {run.shown_state}", hint=f"criu-agent rm -f {run.spec.name}")
+        if (run.alive or run.shown_state == "degraded") and not force:
+            raise Failure(f"{run.spec.name} is {run.shown_state}", hint=f"criu-agent rm -f {run.spec.name}")
         _stop(context, run, 0.0)
         release_network(run)
         runs.remove(run)

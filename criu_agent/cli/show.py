@@ -1,11 +1,14 @@
 """The three ways in which criu-agent speaks: a result on stdout, a line on stderr, an error with its hint."""
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+# What a program chose for a name or a file must not act on the terminal that it is shown on, nor break a table.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -25,13 +28,19 @@ def message(message_type: str, **fields: object) -> None:
 
 def line(text: str, *, error: bool = False) -> None:
     """A line for the person at the terminal, on stderr."""
+    text = "".join(part if part.endswith("\n") else printable(part) for part in re.split(r"(\r?\n)", text))
     red = error and sys.stderr.isatty()
     print(f"\x1b[31m{text}\x1b[0m" if red else text, file=sys.stderr, flush=True)
 
 
+def printable(text: str) -> str:
+    """text with every control character, and every byte that was no UTF-8, as an escape."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[object]], *, color: bool = False) -> None:
     """Columns as wide as their content, two spaces apart; the last is not padded."""
-    lines = [[str(cell) for cell in row] for row in [header, *rows]]
+    lines = [[printable(str(cell)) for cell in row] for row in [header, *rows]]
     widths = [max(len(row[column]) for row in lines) for column in range(len(header))]
     for number, row in enumerate(lines):
         text = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

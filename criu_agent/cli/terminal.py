@@ -6,6 +6,7 @@ The terminal is put back as it was on every way out, also when the connection br
 import fcntl
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -24,6 +25,8 @@ from criu_agent.control import Client, Kind
 from criu_agent.errors import Failure, ToolFailed, Usage
 
 DETACH_KEYS = "ctrl-\\"
+_PLAIN = re.compile("[ -~]")
+_WITH_CTRL = re.compile(r"[A-Za-z@\[\\\]^_]")  # ctrl with others is no byte of its own
 _PATIENCE = 1.0  # seconds that a program has to end when nobody reads its output
 
 
@@ -52,7 +55,7 @@ def parse_detach_keys(text: str) -> bytes:
     keys = bytearray()
     for key in filter(None, text.split(",")):
         name = key.removeprefix("ctrl-")
-        if len(name) != 1:
+        if not (_WITH_CTRL if key.startswith("ctrl-") else _PLAIN).fullmatch(name):
             raise Usage(f"{key!r} is no key for --detach-keys", hint="for example ctrl-\\ or ctrl-p,ctrl-q")
         keys.append(ord(name.upper()) & 0x1F if key.startswith("ctrl-") else ord(name))
     return bytes(keys)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
+from google.protobuf.message import DecodeError
+
 from criu_agent import log
 from criu_agent.criu import command, explain, messages_pb2
 from criu_agent.criu.images import ImageDir
@@ -108,8 +110,12 @@ class Dump:
         self._stages.answer("go")
         if self._criu.wait() != 0:
             raise self._failure()
-        # An image is two u32 of magic, then u32 lengths and messages.
-        return messages_pb2.Stats.FromString((self._work / "stats-dump").read_bytes()[12:]).dump
+        try:
+            # An image is two u32 of magic, then u32 lengths and messages.
+            return messages_pb2.Stats.FromString((self._work / "stats-dump").read_bytes()[12:]).dump
+        except (OSError, DecodeError) as error:  # the dump is done, and the caller must go on with it
+            log.warning("there are no figures of the dump: %s", error)
+            return messages_pb2.DumpStats()
 
     def _answer_no(self) -> None:
         self._decided = True

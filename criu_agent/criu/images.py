@@ -79,7 +79,7 @@ class ImageDir:
             with suppress(OSError):  # it grew meanwhile: a tmpfs cannot be made smaller than its content
                 syscalls.mount("criu-images", str(self.path), "tmpfs", flags, f"size={max(used, 4096)}")
             facts = os.statvfs(self.path)
-            if facts.f_bfree == 0:
+            if facts.f_bfree <= 1:  # an empty tmpfs keeps room for a page, and no dump is so small
                 log.info("filled the image tmpfs at %d bytes", used)
                 return
         raise RuntimeError("the image tmpfs could not be filled")

@@ -30,8 +30,12 @@ class Stages:
         self._answer_reader, self._answer_writer = os.pipe2(os.O_CLOEXEC)
         self.script = script
         text = _SCRIPT.format(pid=os.getpid(), question=self.question, answer=self._answer_reader)
-        script.write_text(text, encoding="ascii")
-        script.chmod(0o700)
+        try:
+            script.write_text(text, encoding="ascii")
+            script.chmod(0o700)
+        except OSError:  # a full disk
+            self.close()
+            raise
 
     def asked(self, timeout: float) -> bool:
         """Wait up to `timeout` seconds for the script to ask; its question is taken then."""

@@ -233,7 +233,7 @@ def _fd(pid: int, number: int) -> Fd:
     facts = os.stat(path)
     common: dict[str, str] = {}
     info: list[str] = []
-    for line in _of(pid, f"fdinfo/{number}").splitlines():
+    for line in _lines(_of(pid, f"fdinfo/{number}")):
         key, _, value = line.partition(":")
         if key in ("pos", "flags", "mnt_id", "ino"):
             common[key] = value.strip()
@@ -280,7 +280,7 @@ def namespaces(pid: int) -> dict[str, int]:
 def mounts(pid: int) -> list[Mount]:
     """The mount table that the process sees; none when it is gone or a zombie."""
     try:
-        lines = _of(pid, "mountinfo").splitlines()
+        lines = _lines(_of(pid, "mountinfo"))
     except OSError:  # EINVAL for a zombie
         return []
     return [_mount(line) for line in lines]
@@ -308,7 +308,7 @@ def _unescape(text: str) -> str:
 def maps(pid: int) -> list[MappedFile]:
     """The file-backed parts of the memory; anonymous memory, heap, stack and vdso are left out."""
     try:
-        lines = _of(pid, "maps").splitlines()
+        lines = _lines(_of(pid, "maps"))
     except OSError:
         return []
     found: list[MappedFile] = []
@@ -443,12 +443,17 @@ def _link(path: str) -> str:
 
 
 def _status(pid: int) -> dict[str, str]:
-    pairs = (line.partition(":") for line in _of(pid, "status").splitlines())
+    pairs = (line.partition(":") for line in _lines(_of(pid, "status")))
     return {key: value.strip() for key, _, value in pairs}
 
 
 def _bytes(status: dict[str, str], key: str) -> int:
     return int(status.get(key, "0 kB").split()[0]) * 1024
+
+
+def _lines(text: str) -> list[str]:
+    """str.splitlines would also cut at what may be in a name: form feeds, U+2028 and others."""
+    return text.split("\n")[:-1]
 
 
 def _of(pid: int, name: str) -> str:

@@ -207,6 +207,8 @@ def _namespace_rows(facts: Facts) -> Iterator[PlanRow]:
     root = facts.namespaces[facts.root.pid]
     told: set[tuple[str, int]] = set()
     for process in facts.processes:
+        if process.state == "Z":  # it still has its user namespace, but CRIU looks at no namespace of a zombie
+            continue
         own = facts.namespaces[process.pid]
         for kind, verdict in _nested(own, root, facts.ours.namespaces):
             if (kind, own[kind]) not in told:

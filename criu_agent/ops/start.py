@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from criu_agent import runs
 from criu_agent.box import launch, mounts
 from criu_agent.config import Config
+from criu_agent.errors import ToolFailed
 from criu_agent.model import RunSpec
 from criu_agent.ops import live
 from criu_agent.term.console import DEFAULT_SIZE, Console, Pipes, Pty
@@ -37,15 +38,9 @@ def start(
             window=window,
         )
         started = launch.start(layout, command, cgroup, runs.runtime(config, spec.id) / "root")
+        console = _console(pipes, started.master)
         commit(started.root_pid)
         undo.pop_all()
-    console: Console
-    if pipes is None:
-        assert started.master is not None
-        console = Pty(started.master)
-    else:
-        pipes.ends.close()
-        console = pipes
     return live.Live(
         config=config,
         spec=spec,
@@ -54,3 +49,12 @@ def start(
         root_pid=started.root_pid,
         console=console,
     )
+
+
+def _console(pipes: Pipes | None, master: int | None) -> Console:
+    if pipes is not None:
+        pipes.ends.close()
+        return pipes
+    if master is None:
+        raise ToolFailed("the box gave no terminal", hint="criu-agent doctor")
+    return Pty(master)

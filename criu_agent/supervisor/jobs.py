@@ -40,7 +40,7 @@ class Jobs:
                 error = failure
             except OSError as failure:
                 log.exception("a job failed")
-                error = Failure(f"{failure.strerror}: {failure.filename or 'no file'}")
+                error = Failure(str(failure))
             except Exception as failure:  # noqa: BLE001 - a bug here must not take the supervisor, and the agent, down
                 log.exception("a job failed")
                 error = Failure(f"internal error: {failure!r}", hint="please report it with the supervisor.log")

@@ -52,9 +52,17 @@ class OutputLog:
         self._size += written
         self.lost += 0 if written else len(data)
         if self._size >= ROTATE_AT:
-            os.close(self._fd)
-            self._path.replace(older(self._path))
+            self._rotate()
+
+    def _rotate(self) -> None:
+        full = self._fd
+        try:
+            if self._path.exists():  # else it was moved, and the disk had no room for a new one
+                self._path.replace(older(self._path))
             self._open()
+        except OSError:
+            return  # it grows until there is room
+        os.close(full)
 
     def close(self) -> None:
         os.close(self._fd)

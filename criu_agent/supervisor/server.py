@@ -28,7 +28,7 @@ from criu_agent.supervisor.session import Guest, Session
 from criu_agent.term import typeahead
 from criu_agent.term.console import Pipes, Pty, Stream
 
-_LINGER = 5.0  # seconds that a run which ended at once waits for the client that started it
+_LINGER = 15.0  # seconds that a run which ended at once waits for the client that started it, while that lives
 _LONGEST_STOP = 1e6  # seconds; what poll takes at most is twice as long
 _LAST_WORDS = 5.0  # seconds for clients to take what was sent to them at the end
 Message = dict[str, Any]
@@ -52,6 +52,7 @@ class Server:
         self._status: int | None = None  # wait status of PID 1
         self._suspended = False
         self._awaited = awaited
+        self._starter = os.getppid()
         self._kill_at: float | None = None
         self._signals = self._watch_signals()
         self._handlers: Mapping[str, Callable[[Client, Message], None]] = {
@@ -190,8 +191,8 @@ class Server:
 
     def _linger(self) -> None:
         deadline = time.monotonic() + _LINGER
-        while self._awaited and (left := deadline - time.monotonic()) > 0:
-            self._turn(left)
+        while self._awaited and os.getppid() == self._starter and (left := deadline - time.monotonic()) > 0:
+            self._turn(min(left, 0.1))
 
     def _say_last_words(self) -> None:
         deadline = time.monotonic() + _LAST_WORDS

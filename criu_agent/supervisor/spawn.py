@@ -45,8 +45,6 @@ def _wait(readline: "process.Reader", supervisor: "process.Process[bytes]") -> b
         return readline()
     except KeyboardInterrupt:
         supervisor.send_signal(signal.SIGTERM)
-        answer = readline()  # the run came up all the same, or the supervisor says that it gave up
-        supervisor.wait() if not answer else None
-        if b'"ready"' in answer:
-            supervisor.wait()
+        readline()  # the supervisor says that it gave up; or the run came up all the same, and is stopped now
+        supervisor.wait()
         raise Interrupted("interrupted", agent_state="not running") from None

@@ -19,7 +19,6 @@ from criu_agent.linux import syscalls
 Stream = Literal["stdout", "stderr"]
 DEFAULT_SIZE = (24, 80)
 _CHUNK = 1 << 16
-_PIPE_SIZE = 1 << 20  # the most that an unprivileged pipe holds (man 7 pipe)
 
 
 class Console(Protocol):
@@ -138,7 +137,10 @@ class Pipes:
         """The pipes for a restore, with the input that had not been read."""
         pipes = cls(with_input=saved["input"] is not None)
         if saved["input"] is not None:
-            pipes.write(base64.b64decode(saved["input"]))
+            unread = base64.b64decode(saved["input"])
+            if len(unread) > fcntl.fcntl(pipes._input, fcntl.F_GETPIPE_SZ):  # the program had made its pipe larger
+                fcntl.fcntl(pipes._input, fcntl.F_SETPIPE_SZ, len(unread))
+            pipes.write(unread)
             if saved["input_closed"]:
                 pipes.close_input()
         return pipes
@@ -203,9 +205,10 @@ def _peek(fd: int) -> bytes:
     """What lies unread in a pipe, left where it is."""
     reader, writer = _pipe()
     try:
-        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        size = fcntl.fcntl(fd, fcntl.F_GETPIPE_SZ)
+        fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, size)
         try:
-            count = syscalls.tee(fd, writer, _PIPE_SIZE)
+            count = syscalls.tee(fd, writer, size)
         except BlockingIOError:
             return b""
         return os.read(reader, count) if count else b""

@@ -30,7 +30,7 @@ class Workload:
     updates: bool = False
     result: Callable[[Agent], None] | None = None
     generations: int = 3
-    patience: float = 6
+    patience: float = 20
 
 
 def press(screen: Screen, keys: str) -> None:
@@ -104,7 +104,9 @@ def leave_running(play: Play) -> None:
     play.again(1)
     assert play.agent.root_pid(play.name) == pid, "the checkpoint left the processes alone"
     play.agent("kill", play.name)
-    play.screen.await_text(r"^\$\s*\Z")
+    play.screen.await_text(r"\$\s*\Z")
+    play.screen.command("echo status $?")
+    play.screen.await_text("^status 137$")
     play.restore()
     play.again(1)  # round 1 a second time: the state is that of the snapshot
     play.finish()

@@ -1,0 +1,209 @@
+"""A damaged snapshot never reaches CRIU, and a restore that the host's files do not allow names the file.
+
+In all cases the run stays as it was, and can be resumed when what is wrong has been put right.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Agent, Outcome, await_true
+from tests.counting import assert_counts_on, numbers, start_counter
+
+FLIPPED = "flipped"
+TRUNCATED = "truncated"
+MISSING = "missing"
+
+
+@contextmanager
+def damaged(path: Path, damage: str) -> Iterator[None]:
+    """The file with one bit changed in its middle, cut in half, or gone; as it was before at the end."""
+    before = path.read_bytes()
+    half = len(before) // 2
+    if damage == MISSING:
+        path.unlink()
+    elif damage == TRUNCATED:
+        path.write_bytes(before[:half])
+    else:
+        path.write_bytes(before[:half] + bytes([before[half] ^ 0x10]) + before[half + 1 :])
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+
+
+def small_snapshot(agent: Agent) -> list[Path]:
+    """A suspended run of a shell that wrote a file; the objects of the repository."""
+    script = "echo kept >/root/kept; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.05; done"
+    agent("run", "-d", "--name", "counter", "--", "sh", "-c", script)
+    await_true(lambda: len(numbers(agent)) > 3, "it counts")
+    agent("suspend", "counter")
+    repository = agent.directory / "repository"
+    objects = [path for path in repository.rglob("*") if path.is_file() and ".tmp" not in path.parts]
+    return sorted(objects, key=lambda path: path.relative_to(repository).parts)
+
+
+def criu_was_started(agent: Agent) -> bool:
+    return (agent.directory / "state/runs" / agent.run_of("counter")["run"] / "criu-restore.log").exists()
+
+
+@pytest.mark.parametrize("damage", [FLIPPED, TRUNCATED, MISSING])
+def test_no_damaged_object_is_ever_restored(agent: Agent, damage: str) -> None:
+    """Every object of the repository, one after the other: the config, the manifest, each chunk."""
+    objects = small_snapshot(agent)
+    repository = agent.directory / "repository"
+    assert {path.relative_to(repository).parts[0] for path in objects} == {"config", "snapshots", "chunks"}
+    for path in objects:
+        kind = path.relative_to(repository).parts[0]
+        with damaged(path, damage):
+            outcome = agent("resume", "-d", "counter", check=False)
+        missing_manifest = kind == "snapshots" and damage == MISSING
+        assert outcome.code == (10 if missing_manifest else 14), (path, outcome)
+        assert (path.name if kind != "config" else "config of the repository") in outcome.err, (path, outcome)
+        assert not criu_was_started(agent), path
+        assert agent.state_of("counter") == "suspended"
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)
+    assert agent("exec", "counter", "cat", "/root/kept").out == "kept\n"
+
+
+def test_a_damaged_snapshot_leaves_the_older_one_usable(agent: Agent) -> None:
+    start_counter(agent)
+    agent("checkpoint", "counter")
+    agent("suspend", "counter")
+    old, new = (one["snapshot"] for one in agent("snapshots", "--json").json)
+    manifest = agent.directory / "repository/snapshots" / new
+    with damaged(manifest, FLIPPED):
+        outcome = agent("resume", "-d", "counter", check=False)
+        assert outcome.code == 14
+        assert "criu-agent snapshots" in outcome.err
+        listing = agent("snapshots", "--json")
+        assert [one["snapshot"] for one in listing.json] == [old]
+        assert new in listing.err
+        agent("restore", "-d", "--at", old[:16])
+        await_true(lambda: agent.state_of("counter") == "running", "the older one runs")
+
+
+def test_a_snapshot_of_a_newer_format_is_15_and_not_touched(agent: Agent) -> None:
+    small_snapshot(agent)
+    config = agent.directory / "repository/config"
+    config.write_bytes(config.read_bytes().replace(b"repository 1\n", b"repository 2\n"))
+    outcome = agent("resume", "-d", "counter", check=False)
+    assert outcome.code == 14, "its checksum does not fit"
+    assert not criu_was_started(agent)
+
+
+def reader_of(agent: Agent, name: str) -> Path:
+    """A suspended run that holds a file of the work directory open at its third line, and counts."""
+    path = agent.workdir / name
+    path.write_text("".join(f"line {n}\n" for n in range(100)))
+    (agent.workdir / "reader.py").write_text(
+        "import time\n"
+        f"file = open({name!r}, 'r+', buffering=1)\n"
+        "for _ in range(3): file.readline()\n"
+        "n = 0\n"
+        "while True: n += 1; print(n, flush=True); time.sleep(0.05)\n"
+    )
+    agent("run", "-d", "--name", "counter", "--", "python3", "reader.py")
+    await_true(lambda: len(numbers(agent)) > 2, "it counts")
+    agent("suspend", "counter")
+    return path
+
+
+def refused(agent: Agent, path: Path) -> Outcome:
+    """A restore that this host cannot do now: the file is named, the run is still suspended, nothing is left."""
+    outcome = agent("resume", "-d", "counter", check=False)
+    assert outcome.code == 15, outcome
+    assert str(path) in outcome.err
+    assert "hint: " in outcome.err
+    assert agent.state_of("counter") == "suspended"
+    return outcome
+
+
+def test_an_open_file_that_was_deleted_is_named_and_the_run_can_be_resumed_with_it(agent: Agent) -> None:
+    path = reader_of(agent, "notes.txt")
+    aside = path.with_name("aside")
+    path.rename(aside)
+    refused(agent, path)
+    aside.rename(path)
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)
+
+
+@pytest.mark.parametrize("change", ["grown", "shorter", "replaced"])
+def test_an_open_file_that_was_changed_is_named_and_the_run_can_be_resumed_with_the_old_one(
+    agent: Agent, change: str
+) -> None:
+    path = reader_of(agent, "notes.txt")
+    before = path.read_bytes()
+    if change == "grown":
+        path.write_bytes(before + b"one line more\n")
+    elif change == "shorter":
+        os.truncate(path, 10)
+    else:
+        path.unlink()
+        path.write_bytes(b"another file altogether\n")
+    outcome = refused(agent, path)
+    assert str(len(before)) in outcome.err, "its size then is said"
+    path.write_bytes(before)
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)
+
+
+def test_an_open_file_whose_mode_was_changed_is_named(agent: Agent) -> None:
+    path = reader_of(agent, "notes.txt")
+    mode = path.stat().st_mode
+    path.chmod(0)
+    refused(agent, path)
+    path.chmod(mode)
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)
+
+
+def test_an_executable_that_is_gone_is_named(agent: Agent) -> None:
+    program = agent.workdir / "my-python"
+    program.write_bytes(Path("/bin/sh").resolve().read_bytes())
+    program.chmod(0o755)
+    script = "n=0; while :; do n=$((n + 1)); echo $n; sleep 0.05; done"
+    agent("run", "-d", "--name", "counter", "--", "./my-python", "-c", script)
+    await_true(lambda: len(numbers(agent)) > 2, "it counts")
+    agent("suspend", "counter")
+    aside = program.with_name("aside")
+    program.rename(aside)
+    outcome = refused(agent, program)
+    assert "program or library" in outcome.err
+    aside.rename(program)
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)
+
+
+def test_a_work_directory_that_is_gone_is_named(agent: Agent) -> None:
+    inner = agent.workdir / "inner"
+    inner.mkdir()
+    script = "cd inner; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.05; done"
+    agent("run", "-d", "--name", "counter", "--", "sh", "-c", script)
+    await_true(lambda: len(numbers(agent)) > 2, "it counts")
+    agent("suspend", "counter")
+    inner.rmdir()
+    outcome = refused(agent, inner)
+    assert "working directory" in outcome.err
+    inner.mkdir()
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)
+
+
+def test_a_through_path_that_is_gone_is_named(agent: Agent) -> None:
+    shared = agent.directory / "shared"
+    shared.mkdir()
+    (agent.workdir / "n.sh").write_text("n=0; while :; do n=$((n + 1)); echo $n; sleep 0.05; done")
+    agent("run", "-d", "--name", "counter", "--through", str(shared), "--", "sh", "n.sh")
+    await_true(lambda: len(numbers(agent)) > 2, "it counts")
+    agent("suspend", "counter")
+    shared.rmdir()
+    refused(agent, shared)
+    shared.mkdir()
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)

@@ -1,7 +1,7 @@
 """`make bench`: criu-agent beside plain `criu dump` and `criu restore` of the same program, in one run.
 
-Frozen times are CRIU's own figure (stats-dump), both from a tmpfs, of the same boxed tree in turns.
-Total times are of whole commands: ours hash, compress and store every byte durably, plain CRIU leaves it in the tmpfs.
+Frozen times are CRIU's own figure (stats-dump), both from a tmpfs, of the same boxed tree in turns. Total times are
+of whole commands: ours hash, compress and store every byte durably, plain CRIU leaves it in the tmpfs.
 Machines are noisy: read the ratios. Sizes in MB may be given as arguments; ROUNDS sets how often each is measured.
 """
 

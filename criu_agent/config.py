@@ -9,6 +9,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from criu_agent.errors import Usage
 
@@ -34,6 +35,12 @@ class Config:
     @property
     def runs(self) -> Path:
         return self.state_dir / "runs"
+
+    @property
+    def local_repository(self) -> list[str]:
+        """The directory of the repository, without symbolic links; none when it is not on this host."""
+        path = unquote(self.repository.removeprefix("file://"))
+        return [str(Path(path).resolve())] if path.startswith("/") else []
 
 
 def _value(settings: Mapping[str, object], key: str, default: str) -> str:

@@ -194,6 +194,8 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     try:
         with open(fd, "w", encoding="utf-8") as file:
             json.dump(value, file)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave an empty file under the name
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -150,9 +150,11 @@ class Screen:
         self.keys("Enter")
 
     def agent_command(self, arguments: str) -> None:
-        """Type `clear; criu-agent ARGUMENTS`."""
-        program = " ".join(self.agent.program)
-        self.command(f"clear; {program} {arguments}")
+        """Type `clear; criu-agent ARGUMENTS`; what was on the screen is gone then."""
+        self.type(f"clear; {' '.join(self.agent.program)} {arguments}")
+        self.await_picture(lambda text: "clear; " in text, "the command")
+        self.keys("Enter")
+        self.await_picture(lambda text: "clear; " not in text, "a clear screen")
 
     def text(self) -> str:
         return self.tmux("capture-pane", "-p")

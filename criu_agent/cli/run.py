@@ -144,15 +144,16 @@ def _stem(program: str) -> str:
 
 def _require_apart(context: Context, paths: Sequence[str]) -> None:
     """What is written through must not contain our own state: the run would write into its own upper layer."""
-    state = str(context.config.state_dir)
+    ours = [str(context.config.state_dir), *context.config.local_repository]
     for path in paths:
         if not Path(path).exists():
             raise Usage(f"{path} does not exist", hint="make it first, or leave it out of --workdir and --through")
-        if path != "/" and (state + "/").startswith(path.rstrip("/") + "/"):
-            raise Usage(
-                f"{path} holds criu-agent's own state in {state}",
-                hint="use another --workdir, or set CRIU_AGENT_STATE_DIR",
-            )
+        for own in ours:
+            if path != "/" and (own + "/").startswith(path.rstrip("/") + "/"):
+                raise Usage(
+                    f"{path} holds criu-agent's own files in {own}",
+                    hint="use another --workdir, --repo or CRIU_AGENT_STATE_DIR",
+                )
 
 
 def _user(value: object) -> str:

@@ -1,5 +1,6 @@
 """The verbs that save and bring back: checkpoint, suspend, restore, resume, plan, snapshots."""
 
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -150,26 +151,33 @@ def bring_back(context: Context, wanted: str, *, at: str | None, detach: bool, k
 
 
 def _choose(context: Context, wanted: str, at: str | None) -> Snapshot:
-    """The snapshot that is meant. A run of this host comes first, then what the repository knows by that name."""
+    """The snapshot that is meant. A run of this host comes first, then what the repository knows by that name.
+
+    A run of this host has its snapshots where it was started with, unless --repo names another place.
+    """
     from criu_agent.ops import vault
 
-    repository = vault.open_repository(context.config)
-    if at is not None:
-        return repository.find(at)
     try:
         run = runs.find(context.config, wanted)
-    except NotFound as missing:
-        if wanted == ".":
+    except NotFound:
+        if wanted == "." and at is None:
             raise
         try:
-            return repository.find(wanted)
+            return vault.open_repository(context.config).find(at or wanted)
         except NotFound as error:
-            raise NotFound(f"no such run or snapshot: {wanted}", hint="criu-agent snapshots lists them") from (
-                error if error.message != missing.message else missing
-            )
-    if not run.state.last_snapshot:
-        raise NotFound(f"{run.spec.name} has no snapshot", hint=f"criu-agent checkpoint {run.spec.name} takes one")
-    return repository.find(run.state.last_snapshot)
+            what = f"no such snapshot: {at}" if at else f"no such run or snapshot: {wanted}"
+            raise NotFound(what, hint="criu-agent snapshots lists them") from error
+    if context.options.repo is None:
+        context.config = replace(context.config, repository=run.spec.repository)
+    repository = vault.open_repository(context.config)
+    try:
+        # By the run's id if its state knows of none: a supervisor that was killed may not have come to write it.
+        return repository.find(at or run.state.last_snapshot or run.spec.id)
+    except NotFound as error:
+        if at or run.state.last_snapshot:
+            raise
+        hint = f"criu-agent checkpoint {run.spec.name} takes one"
+        raise NotFound(f"{run.spec.name} has no snapshot", hint=hint) from error
 
 
 @verb("plan")

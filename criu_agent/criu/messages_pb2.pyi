@@ -137,14 +137,30 @@ class Stats(_message.Message):
     def __init__(self, dump: _Optional[_Union[DumpStats, _Mapping]] = ...) -> None: ...
 
 class File(_message.Message):
-    __slots__ = ("type", "id", "tty")
+    __slots__ = ("type", "id", "timer", "tty")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
+    TIMER_FIELD_NUMBER: _ClassVar[int]
     TTY_FIELD_NUMBER: _ClassVar[int]
     type: int
     id: int
+    timer: TimerFile
     tty: TtyFile
-    def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., tty: _Optional[_Union[TtyFile, _Mapping]] = ...) -> None: ...
+    def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., timer: _Optional[_Union[TimerFile, _Mapping]] = ..., tty: _Optional[_Union[TtyFile, _Mapping]] = ...) -> None: ...
+
+class TimerFile(_message.Message):
+    __slots__ = ("ticks", "value_s", "value_ns", "interval_s", "interval_ns")
+    TICKS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_S_FIELD_NUMBER: _ClassVar[int]
+    VALUE_NS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_S_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_NS_FIELD_NUMBER: _ClassVar[int]
+    ticks: int
+    value_s: int
+    value_ns: int
+    interval_s: int
+    interval_ns: int
+    def __init__(self, ticks: _Optional[int] = ..., value_s: _Optional[int] = ..., value_ns: _Optional[int] = ..., interval_s: _Optional[int] = ..., interval_ns: _Optional[int] = ...) -> None: ...
 
 class TtyFile(_message.Message):
     __slots__ = ("id", "tty_info_id")

@@ -14,7 +14,7 @@ refers to: CRIU uses it for this one purpose.
 
 import struct
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from criu_agent import log
@@ -29,7 +29,7 @@ _HEADER = 8  # an image begins with two u32 of magic; then u32 length and messag
 def name_sessions(images: Path, root_pid: int) -> int:
     """Fill in the sessions that are missing in tty-info.img, as long as the tree is frozen; how many there were."""
     path = images / "tty-info.img"
-    infos = [messages_pb2.TtyInfo.FromString(message) for message in _messages(path)]
+    infos = [messages_pb2.TtyInfo.FromString(message) for message in messages(path)]
     nameless = [info for info in infos if info.HasField("pty") and _is_slave(info) and not info.sid]
     if not nameless:
         return 0
@@ -39,18 +39,15 @@ def name_sessions(images: Path, root_pid: int) -> int:
         if info.rdev in sessions:
             info.sid, info.pgrp = sessions[info.rdev]
             named += 1
-    with open(path, "r+b") as file:
-        file.truncate(_HEADER)
-    for info in infos:
-        _append(path, info.SerializeToString())
+    rewrite(path, [info.SerializeToString() for info in infos])
     log.debug("%d terminals had no session in the images, %d of them have one", len(nameless), named)
     return named
 
 
 def give_back_controlling_terminals(images: Path) -> int:
     """Mend files.img in place; how many terminals needed it."""
-    infos = {info.id: info for info in map(messages_pb2.TtyInfo.FromString, _messages(images / "tty-info.img"))}
-    files = [messages_pb2.File.FromString(data) for data in _messages(images / "files.img")]
+    infos = {info.id: info for info in map(messages_pb2.TtyInfo.FromString, messages(images / "tty-info.img"))}
+    files = [messages_pb2.File.FromString(data) for data in messages(images / "files.img")]
     opened = [file for file in files if file.type == _TTY and infos[file.tty.tty_info_id].HasField("pty")]
     with_master = {
         infos[file.tty.tty_info_id].pty.index for file in opened if not _is_slave(infos[file.tty.tty_info_id])
@@ -74,7 +71,8 @@ def _is_slave(info: messages_pb2.TtyInfo) -> bool:
     return (info.rdev >> 8) & 0xFFF in _SLAVE_MAJORS  # new_encode_dev() of the kernel
 
 
-def _messages(path: Path) -> Iterator[bytes]:
+def messages(path: Path) -> Iterator[bytes]:
+    """The messages of an image."""
     if not path.exists():
         return
     data = path.read_bytes()
@@ -83,6 +81,14 @@ def _messages(path: Path) -> Iterator[bytes]:
         (length,) = struct.unpack_from("<I", data, at)
         yield data[at + 4 : at + 4 + length]
         at += 4 + length
+
+
+def rewrite(path: Path, messages: Iterable[bytes]) -> None:
+    """Replace all messages of an image."""
+    with open(path, "r+b") as file:
+        file.truncate(_HEADER)
+    for message in messages:
+        _append(path, message)
 
 
 def _append(path: Path, message: bytes) -> None:

@@ -5,9 +5,11 @@ until its snapshot is durable -> images, files, manifest.
 """
 
 import errno
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from criu_agent import log, runs
@@ -109,7 +111,7 @@ def checkpoint(
         progress(phase, done, total)
 
     progress("dump", 0, 0)
-    with ImageDir(live.runtime / "images", room) as image_dir, ExitStack() as stack:
+    with _continued(live, found, request), ImageDir(live.runtime / "images", room) as image_dir, ExitStack() as stack:
         with Dump(
             live.config.criu,
             pid=live.root_pid,
@@ -123,6 +125,9 @@ def checkpoint(
         ) as dump:
             terminals.name_sessions(image_dir.path, live.root_pid)
             phases.end("dump")
+            connections = plan.connections(look(live))  # of this instant: some may have come since the plan
+            if lock == "skip" and any(plan.crosses(one) for one in connections):
+                raise Refused("a connection was opened at this very moment", hint="try again")
             instant = Instant(
                 created=runs.now(),
                 host=here,
@@ -162,6 +167,25 @@ def checkpoint(
         connections=connections,
         network_lock=instant.network["table"],
     )
+
+
+@contextmanager
+def _continued(live: Live, found: facts.Facts, request: Request) -> Iterator[None]:
+    """Have the tree run on when it could not be suspended.
+
+    CRIU takes an action script that was killed for one that agreed, and leaves the tree stopped. What was stopped
+    before stays so.
+    """
+    try:
+        yield
+    except BaseException:
+        if not request.stop:
+            raise
+        stopped = {process.pid for process in found.processes if process.state == "T"}
+        for pid in set(live.cgroup.pids()) - stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        raise
 
 
 def _new_table(before: frozenset[str]) -> str:

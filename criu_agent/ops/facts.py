@@ -83,6 +83,12 @@ class Facts:
         return frozenset(int(index) for index in found if index is not None)
 
     @cached_property
+    def shared_files(self) -> frozenset[str]:
+        """The paths of files that are mapped shared."""
+        mappings = (mapping for table in self.mappings.values() for mapping in table)
+        return frozenset(mapping.path for mapping in mappings if mapping.perms.endswith("s"))
+
+    @cached_property
     def mount_ids(self) -> frozenset[int]:
         return frozenset(mount.id for table in self.mounts.values() for mount in table)
 

@@ -1,11 +1,9 @@
 """A run that lives: what its operations need to know of it, and the parts that a start and a restore share."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 from criu_agent import runs
 from criu_agent.box import cgroup, mounts
@@ -61,11 +59,7 @@ def make_cgroup(config: Config, run_id: str) -> Cgroup:
 def layout(config: Config, spec: RunSpec, *, directory: str = BOX) -> mounts.Layout:
     """The root of the run's box. directory: its name in the run directory."""
     hidden = {str(config.state_dir)}
-    repository = config.repository
-    if repository.startswith("file://"):
-        repository = unquote(repository.removeprefix("file://"))
-    if repository.startswith("/"):
-        hidden.add(os.path.realpath(repository))
+    hidden.update(config.local_repository)
     system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
     binds = [*system, *mounts.through_binds(spec.through)]
     return mounts.Layout(

@@ -16,7 +16,7 @@ from typing import Any
 from criu_agent import log, runs
 from criu_agent.box import mounts
 from criu_agent.config import Config
-from criu_agent.criu import images, terminals
+from criu_agent.criu import images, terminals, timers
 from criu_agent.criu import restore as criu
 from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure
@@ -95,6 +95,7 @@ def restore(
             for name, blob in manifest.images.items():
                 _load(repository, blob, image_dir.path / name)
             terminals.give_back_controlling_terminals(image_dir.path)
+            timers.wind_up_periodic_timers(image_dir.path)
             scrollback = Scrollback(b"".join(repository.stream(manifest.attachments["scrollback"])))
             layout = _rebuild_files(config, run, repository, manifest, rollback)
             root = run.runtime / "root"

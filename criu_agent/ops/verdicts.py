@@ -90,9 +90,6 @@ def _anonymous(fd: Fd, facts: Facts) -> Verdict:
     kind = fd.target.removeprefix("anon_inode:")
     if kind == "[pidfd]":
         return _pidfd(fd, facts)
-    if kind == "[timerfd]" and fd.detail("ticks") not in (None, "0") and fd.detail("it_interval") != "(0, 0)":
-        # lab/criu.md section 6: CRIU saves it_value (0, 0) then, and the timer never ticks again.
-        return keep("a tick waits to be read: if it still does at the freeze, the restored timer stands still")
     if kind in _ANON_KEPT:
         return keep(_ANON_KEPT[kind])
     return refuse("CRIU cannot dump it", _ANON_FIX.get(kind, "close it, or end the program that has it open"))
@@ -143,8 +140,12 @@ def _file(fd: Fd, facts: Facts, plugs: Plugs) -> Verdict:
         return _leaked()
     if fd.deleted and fd.links == 0:
         return _deleted(fd)
-    locked = ", with its lock" if fd.detail("lock") is not None else ""
-    return keep(f"opened again at its offset{locked}")
+    lock = fd.detail("lock")
+    if lock is not None and "POSIX" in lock and fd.target in facts.shared_files:
+        # CRIU takes the locks first and maps the files then, by descriptors that it closes again; and a process that
+        # closes any descriptor of a file loses its locks on it (man 2 fcntl). Met with SQLite's write-ahead log.
+        return keep("opened again at its offset; it is mapped too, and a restore loses the lock that is held on it")
+    return keep(f"opened again at its offset{', with its lock' if lock is not None else ''}")
 
 
 def _deleted(fd: Fd) -> Verdict:

@@ -48,6 +48,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="criu_agent.supervisor")
     parser.add_argument("run")
     parser.add_argument("--ready", type=int, required=True)
+    parser.add_argument("--starter", type=int, required=True)
     parser.add_argument("--restore", metavar="SNAPSHOT")
     parser.add_argument("--awaited", action="store_true")
     parser.add_argument("--rows", type=int, default=24)
@@ -88,7 +89,8 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
     try:
         if run.state.network_lock:
             nft.delete_table(run.state.network_lock)
-        server = Server(alive, keeper.state, control.listen(run.socket), awaited=options.awaited)
+        listener = control.listen(run.socket)
+        server = Server(alive, keeper.state, listener, starter=options.starter, awaited=options.awaited)
     except BaseException as error:
         alive.cgroup.kill()  # nobody would serve it
         alive.cgroup.remove()

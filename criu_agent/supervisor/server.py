@@ -35,9 +35,12 @@ Message = dict[str, Any]
 
 
 class Server:
-    """Serves one live run until it ends. awaited: the starter will attach, so wait for it even if the run is over."""
+    """Serves one live run until it ends.
 
-    def __init__(self, live: Live, state: RunState, listener: socket.socket, *, awaited: bool) -> None:
+    awaited: the starter (a pid) will attach, so wait for it, as long as it lives, even if the run is over.
+    """
+
+    def __init__(self, live: Live, state: RunState, listener: socket.socket, *, starter: int, awaited: bool) -> None:
         self.live = live
         self.state = state
         self._listener = listener
@@ -52,7 +55,7 @@ class Server:
         self._status: int | None = None  # wait status of PID 1
         self._suspended = False
         self._awaited = awaited
-        self._starter = os.getppid()
+        self._starter = starter
         self._kill_at: float | None = None
         self._signals = self._watch_signals()
         self._handlers: Mapping[str, Callable[[Client, Message], None]] = {

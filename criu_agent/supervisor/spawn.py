@@ -19,7 +19,8 @@ def bring_up(config: Config, run_id: str, options: Sequence[str] = ()) -> list[d
     what it has made so far.
     """
     reader, writer = os.pipe2(os.O_CLOEXEC)
-    argv = [sys.executable, "-P", "-m", "criu_agent.supervisor", run_id, "--ready", str(writer), *options]
+    argv = [sys.executable, "-P", "-m", "criu_agent.supervisor", run_id, "--ready", str(writer)]
+    argv += ["--starter", str(os.getpid()), *options]
     # "/" as the directory: a supervisor must not keep a file system busy that the user wants to unmount.
     supervisor = process.spawn(argv, pass_fds=[writer], env=child_environment(config), cwd="/")
     os.close(writer)

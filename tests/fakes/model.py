@@ -14,17 +14,27 @@ MODEL = "memory"
 
 
 class Model(ThreadingHTTPServer):
-    """Serves until it is closed. url is its base, without a path's end."""
+    """Serves until it is closed, at the base `url`.
+
+    In the middle of the answer `stop_in` it waits for may_go_on; `waits` is set then. answers are all that it began,
+    broken counts those whose connection broke.
+    """
 
     daemon_threads = True
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
+        self.stop_in = ""
+        self.may_go_on = threading.Event()
+        self.waits = threading.Event()
+        self.answers: list[str] = []
+        self.broken = 0
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05})
         self._thread.start()
 
     def close(self) -> None:
+        self.may_go_on.set()
         self.shutdown()
         self._thread.join()
         self.server_close()
@@ -35,6 +45,7 @@ class Model(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    server: Model
 
     def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -43,12 +54,24 @@ class _Handler(BaseHTTPRequestHandler):
         if answer is None:
             self.send_error(404)
             return
-        body = b"".join(answer(request))
+        text = _answer(request.get("input") or request["messages"])
+        self.server.answers.append(text)
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
-        self.wfile.write(body)
+        try:
+            self._stream(answer(text), stop=text == self.server.stop_in)
+        except OSError:
+            self.server.broken += 1
+            raise
+
+    def _stream(self, events: Iterator[bytes], *, stop: bool) -> None:
+        for event in (*events, b""):
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(event), event))
+            if stop:
+                self.server.waits.set()
+                self.server.may_go_on.wait()
 
     def do_GET(self) -> None:
         self.send_error(404)
@@ -66,8 +89,8 @@ def _texts(content: Any) -> list[str]:
     return [content] if isinstance(content, str) else [part.get("text", "") for part in content]
 
 
-def _responses(request: dict[str, Any]) -> Iterator[bytes]:
-    content = [{"type": "output_text", "text": _answer(request["input"]), "annotations": []}]
+def _responses(text: str) -> Iterator[bytes]:
+    content = [{"type": "output_text", "text": text, "annotations": []}]
     message = {"type": "message", "id": "m", "role": "assistant", "status": "completed", "content": content}
     usage = {"input_tokens": 1, "output_tokens": 1, "total_tokens": 2}
     response = {"id": "r", "object": "response", "status": "completed", "output": [message], "usage": usage}
@@ -80,9 +103,11 @@ def _responses(request: dict[str, Any]) -> Iterator[bytes]:
         yield f"event: {name}\ndata: {json.dumps({'type': name, **event})}\n\n".encode()
 
 
-def _chat_completions(request: dict[str, Any]) -> Iterator[bytes]:
+def _chat_completions(text: str) -> Iterator[bytes]:
+    beginning, _, rest = text.partition(" ")
     deltas: list[tuple[dict[str, str], str | None]] = [
-        ({"role": "assistant", "content": _answer(request["messages"])}, None),
+        ({"role": "assistant", "content": beginning}, None),
+        ({"content": f" {rest}"}, None),
         ({}, "stop"),
     ]
     for delta, reason in deltas:

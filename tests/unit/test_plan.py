@@ -307,6 +307,12 @@ def test_a_lock_is_mentioned():
     assert row.reason == "opened again at its offset, with its lock"
 
 
+def test_a_lock_on_a_file_that_is_mapped_too_is_warned_about():
+    lock = descriptor("/db-shm", type=stat.S_IFREG, info=("lock:\t1: POSIX  ADVISORY  WRITE 9 0:1:2 120 120",))
+    shared = MappedFile(range="1000-2000", perms="rw-s", device="00:01", inode=7, path="/db-shm")
+    assert "loses the lock" in row_of(facts(lock, mappings={100: (shared,)})).reason
+
+
 def test_a_file_that_the_run_opens_again_is_plugged_in():
     row = row_of(facts(descriptor("/log", mnt_id=0x1A, inode=0x2B)), externals=frozenset({"file[1a:2b]"}))
     assert row.action == "re-plug"
@@ -320,9 +326,9 @@ def test_a_pidfd_is_kept_if_it_is_for_a_process_of_the_tree(pid, flags, action):
     assert row_of(found).action == action
 
 
-def test_a_timer_with_an_unread_tick_is_warned_about():
+def test_a_timer_with_an_unread_tick_is_kept():
     info = ("ticks: 2", "it_interval: (0, 50000000)")
-    assert "stands still" in row_of(facts(descriptor("anon_inode:[timerfd]", info=info))).reason
+    assert row_of(facts(descriptor("anon_inode:[timerfd]", info=info))).reason == "its timer goes on"
 
 
 def mapping(path: str) -> MappedFile:

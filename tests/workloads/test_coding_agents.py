@@ -1,13 +1,13 @@
-"""Coding agents from npm, in the middle of a conversation: they redraw, take what is typed, and know what was said."""
+"""Coding agents from npm in the middle of a conversation: they redraw, take what is typed, know what was said."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.conftest import NODE_BIN, Agent, Screen
+from tests.conftest import NODE_BIN, Agent, Screen, await_true
 from tests.fakes.model import MODEL, Model
-from tests.workloads.terminal import WAYS, Play, Workload
+from tests.workloads.terminal import WAYS, Play, Workload, press
 
 # Their own files are in the box's /tmp. What they would look up on the way is refused at once, on loopback.
 ALONE = "HOME=/tmp HTTP_PROXY=http://127.0.0.1:9 HTTPS_PROXY=http://127.0.0.1:9 NO_PROXY=127.0.0.1"
@@ -26,6 +26,9 @@ enabled = false
 trust_level = "trusted"
 """
 
+# All questions up to this round, none of them twice: after a rollback a question is asked once more.
+KNOWN = r"I know (?!.*(ask \d).*\1)ask 0, (?:.*, )?ask {n}$"
+
 
 @pytest.fixture
 def model() -> Iterator[Model]:
@@ -40,23 +43,19 @@ def codex(agent: Agent, model: Model) -> Workload:
     return Workload(
         command=f"sh -c 'mkdir /tmp/.codex && mv config.toml /tmp/.codex && exec env {ALONE} {NODE_BIN}/codex'",
         begin=[
-            ("", "^› Ask Codex to do anything"),
-            ("ask 0", "^› ask 0$"),
+            ("", r"^\S Ask Codex to do anything"),
+            ("ask 0", r"^\S ask 0$"),
             ("<Enter>", "^• I know ask 0$"),
-            ("ask", "^› ask$"),
+            ("ask", r"^\S ask$"),
         ],
-        shown="^› ask$",
+        shown=r"^\S ask$",
         again=[
-            (" {n}", "^› ask {n}$"),
+            (" {n}", r"^\S ask {n}$"),
             ("<Enter>", KNOWN),
-            ("ask", "^› ask$"),
+            ("ask", r"^\S ask$"),
         ],
         generations=2,
     )
-
-
-# All questions up to this round, none of them twice: after a rollback a question is asked once more.
-KNOWN = r"I know (?!.*(ask \d).*\1)ask 0, (?:.*, )?ask {n}$"
 
 
 def opencode(agent: Agent, model: Model) -> Workload:
@@ -86,9 +85,34 @@ def opencode(agent: Agent, model: Model) -> Workload:
     )
 
 
+both_agents = pytest.mark.parametrize("start", [codex, opencode], ids=["codex", "opencode"])
+
+
 @pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("start", [codex, opencode], ids=["codex", "opencode"])
-def test_a_coding_agent_goes_on(agent: Agent, screen: Screen, model: Model, start, way: str) -> None:
+@both_agents
+def test_a_coding_agent_goes_on(
+    agent: Agent, screen: Screen, model: Model, start: Callable[[Agent, Model], Workload], way: str
+) -> None:
     play = Play(agent, screen, start(agent, model), start.__name__)
     play.begin()
     WAYS[way](play)
+
+
+@both_agents
+def test_an_answer_that_was_half_there_is_completed_after_the_restore(
+    agent: Agent, screen: Screen, model: Model, start: Callable[[Agent, Model], Workload]
+) -> None:
+    play = Play(agent, screen, start(agent, model), start.__name__)
+    play.begin()
+    model.stop_in = "I know ask 0, ask 1"
+    press(screen, " 1")
+    screen.await_text("ask 1")
+    screen.keys("Enter")
+    await_true(model.waits.is_set, "the model stops in the middle of its answer")
+    play.suspend()
+    screen.agent_command(f"restore {play.name}")
+    await_true(lambda: agent.state_of(play.name) == "running", "it is restored")
+    model.may_go_on.set()
+    screen.await_text(f"{model.stop_in}$")
+    assert model.answers.count(model.stop_in) == 1, "it is the rest of that answer"
+    assert model.broken == 0, "it came by the same connection"

@@ -1,4 +1,4 @@
-"""A sleep is as long as it was meant to be: the clock of a run stands still for nobody, and no freeze cuts it short."""
+"""A sleep is as long as it was meant to be: no freeze cuts it short, and none is added to it."""
 
 import sys
 

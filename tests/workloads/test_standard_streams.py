@@ -1,5 +1,6 @@
 """Standard input and output of runs without a terminal: every byte arrives once, whenever it was on its way."""
 
+import hashlib
 import re
 import subprocess
 import sys
@@ -138,8 +139,6 @@ print("read", count, read.hexdigest(), flush=True)
 def test_more_input_than_a_pipe_holds_is_kept_for_a_program_that_does_not_read(
     agent: Agent, start: Starter, tmp_path: Path
 ) -> None:
-    import hashlib
-
     text = b"".join(b"%d\n" % number for number in range(100_000))
     given = tmp_path / "given"
     given.write_bytes(text)
@@ -172,7 +171,9 @@ print("end", n, flush=True)
 """
 
 
-def test_output_that_nobody_had_read_is_there_once(agent: Agent, start: Starter) -> None:
+def test_output_that_nobody_had_read_is_there_once(
+    agent: Agent, start: Starter, ended: list["subprocess.Popen[Any]"]
+) -> None:
     process = start(WRITER)  # nobody reads its pipes: all buffers up to the program are full
     sizes: list[int] = []
 
@@ -182,8 +183,12 @@ def test_output_that_nobody_had_read_is_there_once(agent: Agent, start: Starter)
         return len(sizes) > 20 and sizes[-1] == sizes[-20] > 100_000
 
     await_true(stands_still, "the program is held back")
-    agent("suspend", "streams")
+    suspend = subprocess.Popen([*agent.program, "suspend", "streams"], env=agent.env, stdout=subprocess.DEVNULL)
+    ended.append(suspend)
+    # Suspended before anybody reads: what was on its way is in the buffers of five programs and pipes.
+    await_true(lambda: agent("snapshots", "--json").json, "the snapshot is there")
     before, errors_before = process.communicate(timeout=30)
+    assert suspend.wait(timeout=30) == 0
     assert process.returncode == 75
     (agent.workdir / "slowly").touch()
     agent("restore", "-d", "streams")

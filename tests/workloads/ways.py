@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.conftest import Agent, await_true
+from tests.conftest import Agent, Outcome, await_true
 
 NAME = "program"
 _ROUND = re.compile(r"^round (\d+)(.*)$", re.MULTILINE)
@@ -66,7 +66,7 @@ class Run:
     def errors(self) -> str:
         return self._kept_errors + self._logs().err
 
-    def _logs(self):  # noqa: ANN202
+    def _logs(self) -> Outcome:
         return self.agent("logs", NAME)
 
     def await_output(self, wanted: str, *, errors: bool = False) -> str:

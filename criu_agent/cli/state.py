@@ -95,6 +95,8 @@ def _print_summary(summary: Message, *, stats: bool) -> None:
         if not connection["internal"]:
             where = f"{connection['local']} -> {connection['remote']}"
             show.line(f"connection {connection['id']} of {connection['program']} ({where}): {connection['action']}")
+    for warning in summary["warnings"]:
+        show.line(f"warning: {warning}")
     if stats:
         for phase, ms in summary["phases"].items():
             show.result(f"  {phase:<10} {ms:>7} ms")

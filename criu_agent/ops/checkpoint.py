@@ -44,6 +44,7 @@ class Summary:
     bytes_raw: int
     bytes_stored: int
     connections: list[dict[str, object]]
+    warnings: list[str]  # what a restore will lose
     network_lock: str
 
 
@@ -97,7 +98,8 @@ def checkpoint(
     progress("plan", 0, 0)
     here = host.facts(live.config)
     found = look(live)
-    plan.check(judge(live, found))
+    rows = judge(live, found)
+    plan.check(rows)
     connections = plan.connections(found)
     lock: NetworkLock = "nftables" if any(plan.crosses(one) for one in connections) else "skip"
     room = images.capacity(found.memory)
@@ -165,6 +167,7 @@ def checkpoint(
         bytes_raw=snapshot.size,
         bytes_stored=snapshot.stored,
         connections=connections,
+        warnings=[plan.describe(row) for row in rows if row.kind == "fd" and row.action == "reset"],
         network_lock=instant.network["table"],
     )
 

@@ -144,7 +144,8 @@ def _file(fd: Fd, facts: Facts, plugs: Plugs) -> Verdict:
     if lock is not None and "POSIX" in lock and fd.target in facts.shared_files:
         # CRIU takes the locks first and maps the files then, by descriptors that it closes again; and a process that
         # closes any descriptor of a file loses its locks on it (man 2 fcntl). Met with SQLite's write-ahead log.
-        return keep("opened again at its offset; it is mapped too, and a restore loses the lock that is held on it")
+        reason = "opened again at its offset; it is mapped too, and a restore loses the lock that is held on it"
+        return Verdict(action="reset", reason=reason)
     return keep(f"opened again at its offset{', with its lock' if lock is not None else ''}")
 
 

@@ -1,5 +1,6 @@
 """Programs that people use in a terminal go on where they were."""
 
+import re
 import shlex
 import sys
 
@@ -52,7 +53,7 @@ PYTHON = Workload(
 
 def written(agent: Agent) -> None:
     text = (agent.workdir / "notes.txt").read_text()
-    assert text.startswith("one\ntwo\nthree\nround 1\nthree\n"), "vim wrote its buffer into the host's own file"
+    assert re.fullmatch(r"one\ntwo\n(round \d\n)+tail\n", text), "vim wrote its buffer into the host's own file"
 
 
 VIM = Workload(
@@ -61,14 +62,14 @@ VIM = Workload(
         ("", r"\A\n~\n"),
         ("ione<Escape>", r"\Aone\n~"),
         ("otwo<Escape>", r"\Aone\ntwo\n~"),
-        ("othree<Escape>", r"\Aone\ntwo\nthree\n~"),
+        ("otail<Escape>", r"\Aone\ntwo\ntail\n~"),
     ],
-    shown=r"^three\n~",
+    shown=r"^tail\n~",
     again=[
-        ("u", without("^three$")),
-        ("<C-r>", r"^three\n~"),
-        ("Goround {n}<Escape>", r"^round {n}\n~"),
-        ("Gothree<Escape>", r"^three\n~"),
+        ("u", without("^tail$")),
+        ("<C-r>", r"^tail\n~"),
+        ("Gccround {n}<Escape>", r"^round {n}\n~"),
+        ("otail<Escape>", r"^tail\n~"),
     ],
     finish=[(":w<Enter>", r'"notes.txt".*written'), (":q<Enter>", r"^\$$")],
     result=written,

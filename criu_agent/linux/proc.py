@@ -8,6 +8,7 @@ psutil is not used: for one tree it walks all processes of the host, and it know
 import fcntl
 import os
 import re
+import signal
 import stat
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +27,7 @@ NAMESPACES = (
     "uts",
 )
 CAP_SYS_RESOURCE = 24  # linux/capability.h
+_PF_EXITING = 0x4  # linux/sched.h
 _GONE = (FileNotFoundError, ProcessLookupError)
 _OCTAL = re.compile(r"\\([0-7]{3})")
 _DELETED = " (deleted)"
@@ -125,6 +127,16 @@ def start_time(pid: int) -> int:
     """When the process began, in clock ticks since boot: with the boot id it tells a pid from its reuse."""
     # The name of the program is in brackets and may itself contain brackets and blanks.
     return int(_of(pid, "stat").rpartition(")")[2].split()[19])
+
+
+def is_ending(pid: int) -> bool:
+    """Whether the process is gone, has a SIGKILL to come, or exits: PID 1 does so until all of its namespace has."""
+    try:
+        flags = int(_of(pid, "stat").rpartition(")")[2].split()[6])
+        pending = int(_status(pid)["SigPnd"], 16)
+    except _GONE:
+        return True
+    return bool(flags & _PF_EXITING or pending >> (signal.SIGKILL - 1) & 1)
 
 
 def comm(pid: int) -> str:

@@ -16,7 +16,7 @@ from criu_agent.box import enter, launch
 from criu_agent.control import Kind
 from criu_agent.criu.dump import Cancel
 from criu_agent.errors import Failure, Usage
-from criu_agent.linux import process
+from criu_agent.linux import proc, process
 from criu_agent.model import RunState
 from criu_agent.ops import checkpoint
 from criu_agent.ops.live import Live
@@ -351,8 +351,10 @@ class Server:
         if summary is None:
             self._set(state="running" if self._status is None else "exited")
             failure = error or Failure("the checkpoint failed")
-            if self._status is not None or self._kill_at is not None:
-                failure.agent_state = "not running" if self._status is not None else "being stopped"
+            if self._status is not None or proc.is_ending(self.live.root_pid):
+                failure.agent_state = "not running"
+            elif self._kill_at is not None:
+                failure.agent_state = "being stopped"
             client.fail(failure)
             return
         self._suspended = summary.stopped

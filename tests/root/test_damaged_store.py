@@ -9,9 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
+from criu_agent import runs
+from criu_agent.errors import Corrupt, NotFound
+from criu_agent.ops import restore
 from tests.conftest import Agent, Outcome, await_true
 from tests.counting import assert_counts_on, numbers, start_counter
+from tests.inside import config_of, private_mounts
 
 FLIPPED = "flipped"
 TRUNCATED = "truncated"
@@ -54,17 +59,47 @@ def criu_was_started(agent: Agent) -> bool:
 def test_no_damaged_object_is_ever_restored(agent: Agent, damage: str) -> None:
     """Every object of the repository, one after the other: the config, the manifest, each chunk."""
     objects = small_snapshot(agent)
-    repository = agent.directory / "repository"
-    assert {path.relative_to(repository).parts[0] for path in objects} == {"config", "snapshots", "chunks"}
+    assert {kind(agent, path) for path in objects} == {"config", "snapshots", "chunks"}
+    config = config_of(agent)
+    run = runs.find(config, "counter")
     for path in objects:
-        kind = path.relative_to(repository).parts[0]
+        wanted = NotFound if kind(agent, path) == "snapshots" and damage == MISSING else Corrupt
+        with damaged(path, damage), private_mounts(), pytest.raises(wanted) as error:
+            restore.restore(config, run, run.state.last_snapshot, commit=not_that_far)
+        assert named(agent, path) in error.value.message
+        assert not criu_was_started(agent), path
+    assert_resumes(agent)
+
+
+@pytest.mark.parametrize("damage", [FLIPPED, TRUNCATED, MISSING])
+def test_resume_of_a_damaged_snapshot_is_14_names_the_object_and_leaves_the_run_suspended(
+    agent: Agent, damage: str
+) -> None:
+    objects = small_snapshot(agent)
+    for path in {kind(agent, path): path for path in objects}.values():
         with damaged(path, damage):
             outcome = agent("resume", "-d", "counter", check=False)
-        missing_manifest = kind == "snapshots" and damage == MISSING
-        assert outcome.code == (10 if missing_manifest else 14), (path, outcome)
-        assert (path.name if kind != "config" else "config of the repository") in outcome.err, (path, outcome)
+        assert outcome.code == (10 if kind(agent, path) == "snapshots" and damage == MISSING else 14), outcome
+        assert named(agent, path) in outcome.err
         assert not criu_was_started(agent), path
         assert agent.state_of("counter") == "suspended"
+    assert_resumes(agent)
+
+
+def kind(agent: Agent, path: Path) -> str:
+    return path.relative_to(agent.directory / "repository").parts[0]
+
+
+def named(agent: Agent, path: Path) -> str:
+    return "config of the repository" if kind(agent, path) == "config" else path.name
+
+
+def not_that_far(_root_pid: int) -> None:
+    raise AssertionError("a damaged snapshot was restored")
+
+
+def assert_resumes(agent: Agent) -> None:
+    """What was damaged is as it was before: so is the run."""
     agent("resume", "-d", "counter")
     assert_counts_on(agent)
     assert agent("exec", "counter", "cat", "/root/kept").out == "kept\n"
@@ -87,13 +122,16 @@ def test_a_damaged_snapshot_leaves_the_older_one_usable(agent: Agent) -> None:
         await_true(lambda: agent.state_of("counter") == "running", "the older one runs")
 
 
-def test_a_snapshot_of_a_newer_format_is_15_and_not_touched(agent: Agent) -> None:
+def test_a_repository_of_a_newer_format_is_15_and_left_alone(agent: Agent) -> None:
     small_snapshot(agent)
     config = agent.directory / "repository/config"
-    config.write_bytes(config.read_bytes().replace(b"repository 1\n", b"repository 2\n"))
+    body = config.read_bytes()[:-65].replace(b"repository 1\n", b"repository 2\n")
+    config.write_bytes(body + blake3(body).hexdigest().encode() + b"\n")
     outcome = agent("resume", "-d", "counter", check=False)
-    assert outcome.code == 14, "its checksum does not fit"
+    assert outcome.code == 15
+    assert "config of the repository has format 2, this criu-agent reads up to 1" in outcome.err
     assert not criu_was_started(agent)
+    assert agent.state_of("counter") == "suspended"
 
 
 def reader_of(agent: Agent, name: str) -> Path:

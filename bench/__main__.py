@@ -22,6 +22,8 @@ from criu_agent.criu import command, messages_pb2
 from criu_agent.ops import live
 
 SIZES = [64, 512, 2048]
+# The box has a /tmp of its own: our virtual environment may lie below the host's.
+PYTHON = str(Path(sys.base_prefix) / "bin/python3")
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 # A quarter of the memory is random, a quarter zeros that were written, half of it text, as agents have it.
 PROGRAM = """
@@ -129,7 +131,7 @@ def plain_cycle(size: int, place: Path) -> tuple[float, float]:
 
 
 def measure(size: int, place: Path) -> list[str]:
-    agent("run", "-d", "--name", "bench", "-w", str(place), "--", sys.executable, "-c", PROGRAM, str(size))
+    agent("run", "-d", "--name", "bench", "-w", str(place), "--", PYTHON, "-c", PROGRAM, str(size))
     while "ready" not in agent("logs", "bench"):
         time.sleep(0.1)
     plain_frozen, frozen, checkpoint, suspend, resume, plain_dump, plain_restore = ([] for _ in range(7))

@@ -19,6 +19,8 @@ import pytest
 
 TOOLS = Path(os.environ.get("CRIU_AGENT_TEST_TOOLS", "/opt/criu-agent/test-tools"))
 NODE_BIN = TOOLS / "node_modules/.bin"
+# For programs in a box, which has a /tmp of its own: the virtual environment that we run in may lie below the host's.
+PYTHON = str(Path(sys.base_prefix) / "bin/python3")
 
 
 class Outcome:

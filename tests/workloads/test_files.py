@@ -4,13 +4,12 @@ import hashlib
 import random
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import Agent
+from tests.conftest import PYTHON, Agent
 from tests.workloads.ways import NAME, Run, Way, Workload, in_every_way, start
 
 # One database in the work directory, one in the box's own layer.
@@ -64,7 +63,7 @@ def the_commit_brings_all_rows(run: Run) -> None:
 def test_a_sqlite_transaction_keeps_its_lock_and_can_commit(agent: Agent, way: Way) -> None:
     workload = Workload(
         files={"transaction.py": TRANSACTION},
-        argv=(sys.executable, "transaction.py"),
+        argv=(PYTHON, "transaction.py"),
         proof=a_second_process_finds_them_locked,
         end=the_commit_brings_all_rows,
     )
@@ -84,7 +83,7 @@ time.sleep(1000)
 
 def test_the_plan_says_that_a_restore_loses_the_locks_of_a_write_ahead_log(agent: Agent) -> None:
     # They are on a file that is mapped too: CRIU takes them first, and loses them when it maps it.
-    start(agent, Workload(files={"log.py": WRITE_AHEAD}, argv=(sys.executable, "log.py"), ready="^in a trans"))
+    start(agent, Workload(files={"log.py": WRITE_AHEAD}, argv=(PYTHON, "log.py"), ready="^in a trans"))
     rows = {Path(row["object"]).name: row["reason"] for row in agent("plan", NAME, "--json").json}
     assert rows["log.db-shm"].endswith("a restore loses the lock that is held on it")
     assert rows["log.db"].endswith("with its lock")
@@ -94,7 +93,7 @@ def test_the_plan_says_that_a_restore_loses_the_locks_of_a_write_ahead_log(agent
     assert "database is locked" in refused.err
 
 
-UPLOAD_PACK = f'#!/bin/sh\ngit upload-pack "$@" | {sys.executable} slow.py\n'
+UPLOAD_PACK = f'#!/bin/sh\ngit upload-pack "$@" | {PYTHON} slow.py\n'
 SLOW = """
 import os, time
 while data := os.read(0, 4096):
@@ -221,7 +220,7 @@ def their_content_is_what_was_written(run: Run) -> None:
 def test_deleted_files_keep_their_content_and_offsets(agent: Agent, way: Way) -> None:
     workload = Workload(
         files={"deleted.py": DELETED},
-        argv=(sys.executable, "deleted.py"),
+        argv=(PYTHON, "deleted.py"),
         proof=they_are_open_and_nameless,
         end=their_content_is_what_was_written,
     )

@@ -1,8 +1,6 @@
 """What the kernel keeps for a program besides memory and files: each is used in every round, and says what it did."""
 
-import sys
-
-from tests.conftest import Agent
+from tests.conftest import PYTHON, Agent
 from tests.workloads.ways import Run, Way, Workload, in_every_way
 
 OBJECTS = """
@@ -181,7 +179,7 @@ def what_was_kept_is_there(run: Run) -> None:
 def test_threads_timers_descriptors_memory_and_children_are_all_there(agent: Agent, way: Way) -> None:
     workload = Workload(
         files={"objects.py": OBJECTS},
-        argv=(sys.executable, "objects.py"),
+        argv=(PYTHON, "objects.py"),
         proof=every_object_works,
         end=what_was_kept_is_there,
     )

@@ -1,8 +1,6 @@
 """Language runtimes with threads, event loops and children."""
 
-import sys
-
-from tests.conftest import Agent
+from tests.conftest import PYTHON, Agent
 from tests.workloads.ways import Run, Way, Workload, in_every_way
 
 # The writers are never waited for by the readers, so that every pipe and buffer on the way is full.
@@ -58,7 +56,7 @@ def pipes_are_in_flight(run: Run) -> None:
 def test_asyncio_loses_nothing_of_what_is_in_the_pipes_to_its_two_children(agent: Agent, way: Way) -> None:
     workload = Workload(
         files={"loop.py": ASYNCIO},
-        argv=(sys.executable, "loop.py"),
+        argv=(PYTHON, "loop.py"),
         ready=r"^round \d+ .* in_flight=\d{4}",
         proof=pipes_are_in_flight,
     )
@@ -178,7 +176,7 @@ def the_daemon_serves(run: Run) -> None:
 def test_a_daemon_that_double_forked_serves_its_socket_on(agent: Agent, way: Way) -> None:
     workload = Workload(
         files={"daemon.py": DAEMON},
-        argv=(sys.executable, "daemon.py"),
+        argv=(PYTHON, "daemon.py"),
         proof=the_daemon_serves,
     )
     way(agent, workload)

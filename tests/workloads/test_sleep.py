@@ -1,8 +1,6 @@
 """A sleep is as long as it was meant to be: no freeze cuts it short, and none is added to it."""
 
-import sys
-
-from tests.conftest import Agent
+from tests.conftest import PYTHON, Agent
 from tests.workloads.ways import Run, Way, Workload, in_every_way
 
 SECONDS = 8
@@ -45,7 +43,7 @@ def they_slept_as_long_as_they_should(run: Run) -> None:
 def test_a_sleep_ends_neither_early_nor_later_than_the_freeze(agent: Agent, way: Way) -> None:
     workload = Workload(
         files={"sleepers.py": SLEEPERS},
-        argv=(sys.executable, "sleepers.py"),
+        argv=(PYTHON, "sleepers.py"),
         ready="^all sleep$",
         proof=they_sleep,
         end=they_slept_as_long_as_they_should,

@@ -3,14 +3,13 @@
 import hashlib
 import re
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.conftest import Agent, await_true
+from tests.conftest import PYTHON, Agent, await_true
 
 Popen = subprocess.Popen[bytes]
 Starter = Callable[..., Popen]
@@ -43,7 +42,7 @@ def start(agent: Agent, ended: list["subprocess.Popen[Any]"]) -> Starter:
 
     def started(program: str, *options: str, **streams: Any) -> Popen:
         (agent.workdir / "program.py").write_text(program)
-        argv = [*agent.program, "run", "--name", "streams", *options, "--", sys.executable, "program.py"]
+        argv = [*agent.program, "run", "--name", "streams", *options, "--", PYTHON, "program.py"]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **streams}
         process = subprocess.Popen(argv, cwd=agent.workdir, env=agent.env, **pipes)
         ended.append(process)
@@ -115,7 +114,7 @@ def test_a_detached_run_with_open_input_waits_for_it_over_a_restore(
 ) -> None:
     (agent.workdir / "program.py").write_text(READER)
     (agent.workdir / "go").touch()
-    agent("run", "-d", "-i", "--name", "streams", "--", sys.executable, "program.py")
+    agent("run", "-d", "-i", "--name", "streams", "--", PYTHON, "program.py")
     agent("suspend", "streams")
     agent("restore", "-d", "streams")
     attached = agent("attach", "streams", input="one\ntwo\n")

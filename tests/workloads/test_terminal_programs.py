@@ -2,11 +2,10 @@
 
 import re
 import shlex
-import sys
 
 import pytest
 
-from tests.conftest import Agent, Screen
+from tests.conftest import PYTHON, Agent, Screen
 from tests.workloads.terminal import WAYS, Play, Workload, without
 
 SHELL = "bash --norc --noprofile"
@@ -33,8 +32,8 @@ BASH = Workload(
 )
 
 # A generator in the middle of its loop, a file read half, and a line that is not finished.
-PYTHON = Workload(
-    command=f"{shlex.quote(sys.executable)} -q",
+REPL = Workload(
+    command=f"{shlex.quote(PYTHON)} -q",
     begin=[
         ("", r"^>>>$"),
         ("it = iter(range(10, 90, 10))<Enter>", "^>>> it.*\n>>>$"),
@@ -112,7 +111,7 @@ TMUX = Workload(
     finish=[("<C-u>exit<Enter>", without("│")), ("exit<Enter>", r"^\[exited\]\n\$$")],
 )
 
-WORKLOADS = {"bash": BASH, "python": PYTHON, "vim": VIM, "top": TOP, "htop": HTOP, "tmux": TMUX}
+WORKLOADS = {"bash": BASH, "python": REPL, "vim": VIM, "top": TOP, "htop": HTOP, "tmux": TMUX}
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -21,6 +21,8 @@ TOOLS = Path(os.environ.get("CRIU_AGENT_TEST_TOOLS", "/opt/criu-agent/test-tools
 NODE_BIN = TOOLS / "node_modules/.bin"
 # For programs in a box, which has a /tmp of its own: the virtual environment that we run in may lie below the host's.
 PYTHON = str(Path(sys.base_prefix) / "bin/python3")
+# The host's own programs, which every user can run; a developer's PATH may begin with wrappers in his home.
+PATH = f"{NODE_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Outcome:
@@ -48,6 +50,7 @@ class Agent:
         self.workdir.mkdir()
         self.env = {
             **os.environ,
+            "PATH": PATH,
             "CRIU_AGENT_STATE_DIR": str(directory / "state"),
             "CRIU_AGENT_RUNTIME_DIR": str(directory / "run"),
             "CRIU_AGENT_REPOSITORY": str(directory / "repository"),

@@ -26,7 +26,10 @@ def wind_up_periodic_timers(images: Path) -> int:
 
 
 def _stands_still(file: messages_pb2.File) -> bool:
-    """A timer that nobody has set has no ticks; one that has fired for good has no interval."""
+    """Whether there is a period and no next tick. One that was never set, or has fired for good, has no period.
+
+    Ticks are no sign: the kernel also shows (0, 0) in the moment when a tick is due and not yet counted.
+    """
     timer = file.timer
     periodic = bool(timer.interval_s or timer.interval_ns)
-    return file.HasField("timer") and periodic and bool(timer.ticks) and not (timer.value_s or timer.value_ns)
+    return file.HasField("timer") and periodic and not (timer.value_s or timer.value_ns)

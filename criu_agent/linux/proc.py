@@ -118,11 +118,6 @@ class MappedFile:
     path: str
 
 
-def boot_id() -> str:
-    """A UUID that every boot of the host has anew."""
-    return _read("/proc/sys/kernel/random/boot_id").strip()
-
-
 def start_time(pid: int) -> int:
     """When the process began, in clock ticks since boot: with the boot id it tells a pid from its reuse."""
     # The name of the program is in brackets and may itself contain brackets and blanks.

@@ -109,7 +109,7 @@ def criu_dump(started: Started, *, leave_running: bool = True) -> tuple[int, str
     """The exit status of a real dump with the options of the product, and its log."""
     criu = config.load().criu
     if not criu.exists():
-        pytest.skip(f"{criu} is not there: scripts/install-criu")
+        pytest.fail(f"{criu} is not there: scripts/install-criu")
     images = started.directory / "images"
     images.mkdir()
     argv = command.dump(
@@ -219,7 +219,7 @@ def test_a_nested_network_of_a_run_on_the_hosts_network_is_refused(start: Start)
 
 def test_a_traced_process_is_found_and_criu_refuses_it(start: Start) -> None:
     if shutil.which("strace") is None:
-        pytest.skip("strace is not installed")
+        pytest.fail("strace is not installed: scripts/install-test-needs")
     started = start("")
     tracer = subprocess.Popen(
         ["strace", "-o", "/dev/null", "-p", str(started.pid)], stderr=subprocess.DEVNULL, start_new_session=True

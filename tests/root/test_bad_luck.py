@@ -174,14 +174,12 @@ def test_a_checkpoint_given_up_at_any_time_leaves_the_run_as_it_was(agent: Agent
     dice = random.Random(SEED)
     start_counter(agent, megabytes=300)
     agent("checkpoint", "counter")  # the next ones store nothing new
-    began = time.monotonic()
-    agent("checkpoint", "counter")
-    takes = time.monotonic() - began
+    longest = 0.5  # seconds from the beginning of the checkpoint until it is given up
     ended: list[int] = []
     for _ in range(20):
-        with started(agent, "checkpoint", "counter") as process:
+        with checkpoint_under_way(agent) as process:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(dice.uniform(0.3, 0.9) * takes)
+                process.wait(dice.uniform(0, longest))
             process.send_signal(signal.SIGINT)
             out, err = process.communicate(timeout=60)
         assert process.returncode in (0, 130, -signal.SIGINT), (out, err)
@@ -189,7 +187,9 @@ def test_a_checkpoint_given_up_at_any_time_leaves_the_run_as_it_was(agent: Agent
         await_true(lambda: agent.state_of("counter") == "running", "it is over")
         assert_untouched(agent)
         ended.append(process.returncode)
-    taken = len(snapshots(agent)) - 2
+        if process.returncode == 0:  # it was quicker: be earlier, or most of them would never be given up
+            longest *= 0.7
+    taken = len(snapshots(agent)) - 1
     assert ended.count(0) <= taken <= 20 - ended.count(130), "what was given up is in no list"
     assert ended.count(130) > 5
     assert_counts_on(agent)
@@ -261,6 +261,7 @@ def test_ctrl_c_while_a_run_is_restored_leaves_it_suspended_or_ends_it(agent: Ag
         state = agent.state_of("counter")
         if process.returncode == 0:
             assert state == "running"
+            takes *= 0.8  # the first one was slower
         interrupted += process.returncode != 0
         if state == "exited":
             agent("restore", "-d", "counter")
@@ -278,8 +279,13 @@ def test_ctrl_c_while_a_run_is_restored_leaves_it_suspended_or_ends_it(agent: Ag
 
 @contextmanager
 def checkpoint_under_way(agent: Agent, *, verb: str = "checkpoint") -> "Iterator[subprocess.Popen[bytes]]":
+    config = config_of(agent)
+
+    def state() -> str:  # read here: a command line that asks takes as long as a small checkpoint
+        return runs.find(config, "counter").state.state
+
     with started(agent, verb, "counter") as process:
-        await_true(lambda: agent.state_of("counter") == "checkpointing", "the checkpoint is under way", timeout=30)
+        await_true(lambda: state() == "checkpointing", "the checkpoint is under way", timeout=30)
         yield process
 
 

@@ -2,7 +2,6 @@
 
 import os
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -56,12 +55,6 @@ def test_it_leaves_no_file_mount_process_or_cgroup(tmp_path: Path) -> None:
     assert left() == before
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
-
-
-def test_it_answers_within_a_second_and_a_half(tmp_path: Path) -> None:
-    started = time.monotonic()
-    examine(tmp_path)
-    assert time.monotonic() - started < 1.5
 
 
 @pytest.mark.parametrize(

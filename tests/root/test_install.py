@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -72,11 +71,9 @@ def test_what_was_unpacked_is_on_record(prefix: Path) -> None:
     assert any(name.startswith("./libc6_") for name in names)
 
 
-def test_the_second_call_has_nothing_to_do_and_is_quick(prefix: Path) -> None:
+def test_the_second_call_has_nothing_to_do(prefix: Path) -> None:
     before = (prefix / "criu/bin/criu").stat()
-    started = time.monotonic()
     done = install(prefix, DEBIAN_MIRROR="file:/nonexistent")
-    assert time.monotonic() - started < 1
     assert done.returncode == 0, done.stderr
     assert [line.count("nothing to do") for line in done.stdout.splitlines()] == [1, 1]
     assert (prefix / "criu/bin/criu").stat() == before

@@ -14,7 +14,9 @@ from urllib.parse import unquote
 from criu_agent.errors import Usage
 
 CONFIG_FILE = Path("/etc/criu-agent/config.toml")
-_KEYS = frozenset({"repository", "state_dir", "runtime_dir", "prefix", "criu", "init"})
+_KEYS = frozenset(
+    {"repository", "endpoint_url", "key_file", "passphrase_file", "state_dir", "runtime_dir", "prefix", "criu", "init"}
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,19 +24,37 @@ class Config:
     """Where things are on this host.
 
     state_dir holds what must survive a reboot, runtime_dir sockets and mount points (a tmpfs as a rule),
-    repository the snapshots. criu and init are the CRIU binary and the init of the box; a path that
-    does not exist says itself what is missing when it is used.
+    repository the snapshots, endpoint_url the S3 service where it is not AWS's. key_file is None where none was
+    named: then the key of a repository lies in `keys`. criu and init are the CRIU binary and the init of the
+    box; a path that does not exist says itself what is missing when it is used.
     """
 
     state_dir: Path
     runtime_dir: Path
     repository: str
+    endpoint_url: str
+    key_file: Path | None
+    passphrase_file: Path | None
     criu: Path
     init: Path
 
     @property
     def runs(self) -> Path:
         return self.state_dir / "runs"
+
+    @property
+    def keys(self) -> Path:
+        """The keys that `init` made on this host, one file per repository."""
+        return self.state_dir / "keys"
+
+    @property
+    def seen(self) -> Path:
+        """The newest state of each repository that this host has seen (repo.floor)."""
+        return self.state_dir / "seen"
+
+    @property
+    def allowed_signers(self) -> Path:
+        return self.state_dir / "allowed_signers"
 
     @property
     def local_repository(self) -> list[str]:
@@ -59,7 +79,12 @@ def _program(settings: Mapping[str, object], key: str, ours: Path, name: str) ->
     return Path(on_path) if on_path else ours
 
 
-def load(*, repository: str | None = None) -> Config:
+def _path(settings: Mapping[str, object], key: str, chosen: str | None) -> Path | None:
+    text = chosen or _value(settings, key, "")
+    return Path(text).absolute() if text else None
+
+
+def load(*, repository: str | None = None, key_file: str | None = None, endpoint_url: str | None = None) -> Config:
     """The configuration of this process. `Usage` for a configuration file that cannot be understood."""
     settings = _read_file()
     prefix = Path(_value(settings, "prefix", "/opt/criu-agent"))
@@ -69,6 +94,9 @@ def load(*, repository: str | None = None) -> Config:
         state_dir=state_dir,
         runtime_dir=Path(_value(settings, "runtime_dir", "/run/criu-agent")).resolve(),
         repository=_rooted(repository or _value(settings, "repository", str(state_dir / "repository"))),
+        endpoint_url=endpoint_url or os.environ.get("AWS_ENDPOINT_URL") or _value(settings, "endpoint_url", ""),
+        key_file=_path(settings, "key_file", key_file),
+        passphrase_file=_path(settings, "passphrase_file", None),
         criu=_program(settings, "criu", prefix / "criu/bin/criu", "criu"),
         init=_program(settings, "init", prefix / "bin/dumb-init", "dumb-init"),
     )
@@ -97,9 +125,12 @@ def child_environment(config: Config) -> dict[str, str]:
     """The environment of a supervisor: ours, with the settings in force pinned, so that it sees the same."""
     return {
         **os.environ,
+        **({"AWS_ENDPOINT_URL": config.endpoint_url} if config.endpoint_url else {}),
         "CRIU_AGENT_STATE_DIR": str(config.state_dir),
         "CRIU_AGENT_RUNTIME_DIR": str(config.runtime_dir),
         "CRIU_AGENT_REPOSITORY": config.repository,
+        "CRIU_AGENT_KEY_FILE": str(config.key_file or ""),
+        "CRIU_AGENT_PASSPHRASE_FILE": str(config.passphrase_file or ""),
         "CRIU_AGENT_CRIU": str(config.criu),
         "CRIU_AGENT_INIT": str(config.init),
     }

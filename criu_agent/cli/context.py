@@ -7,6 +7,7 @@ are the same.
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -15,12 +16,15 @@ import click
 
 from criu_agent import config, log
 from criu_agent.config import Config
-from criu_agent.errors import Failure, NotRoot, ToolFailed
+from criu_agent.errors import Failure, NotRoot, ToolFailed, Usage
 
 
 @dataclass(frozen=True, kw_only=True)
 class GlobalOptions:
     repo: str | None = None
+    key_file: str | None = None
+    endpoint_url: str | None = None
+    allow_rollback: bool = False
     json: bool = False
     quiet: bool = False
     verbose: int = 0
@@ -34,7 +38,20 @@ def options() -> list[click.Option]:
         click.Option(
             ["-r", "--repo"],
             metavar="URL",
-            help="Repository of the snapshots, a directory  [env: CRIU_AGENT_REPOSITORY]",
+            help="Repository of the snapshots: a directory, or s3://BUCKET/PREFIX  [env: CRIU_AGENT_REPOSITORY]",
+        ),
+        click.Option(
+            ["--key-file"],
+            metavar="FILE",
+            help="Key of the repository  [env: CRIU_AGENT_KEY_FILE; the one that init made on this host by default]",
+        ),
+        click.Option(
+            ["--endpoint-url"], metavar="URL", help="S3 service, where it is not AWS  [env: AWS_ENDPOINT_URL]"
+        ),
+        click.Option(
+            ["--allow-rollback"],
+            is_flag=True,
+            help="Believe a repository that shows an older state than this host has seen: it was brought back from a copy",
         ),
         click.Option(["--json"], is_flag=True, help="Print JSON"),
         click.Option(["-q", "--quiet"], is_flag=True, help="Print ids only, and no progress"),
@@ -55,6 +72,9 @@ class Context:
         old = self.options
         self.options = GlobalOptions(
             repo=params.pop("repo", None) or old.repo,
+            key_file=params.pop("key_file", None) or old.key_file,
+            endpoint_url=params.pop("endpoint_url", None) or old.endpoint_url,
+            allow_rollback=params.pop("allow_rollback", False) or old.allow_rollback,
             json=params.pop("json", False) or old.json,
             quiet=params.pop("quiet", False) or old.quiet,
             verbose=params.pop("verbose", 0) or old.verbose,
@@ -66,11 +86,27 @@ class Context:
 
     @cached_property
     def config(self) -> Config:
-        return config.load(repository=self.options.repo)
+        return config.load(
+            repository=self.options.repo, key_file=self.options.key_file, endpoint_url=self.options.endpoint_url
+        )
 
     @property
     def color(self) -> bool:
         return sys.stdout.isatty() and not self.options.no_color and not config.no_color()
+
+    @property
+    def ask_passphrase(self) -> Callable[[], bytes] | None:
+        """Asks the person at the terminal; None where there is nobody."""
+        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+            return None
+        return lambda: str(click.prompt("passphrase of the repository", hide_input=True, err=True)).encode()
+
+    def ask_new_passphrase(self) -> bytes:
+        """Asks twice. Usage where there is no terminal."""
+        if not sys.stdin.isatty():
+            raise Usage("there is no terminal to ask for a passphrase", hint="use --passphrase-file")
+        words = click.prompt("new passphrase", hide_input=True, confirmation_prompt="again", err=True)
+        return str(words).encode()
 
     def require_root(self) -> None:
         if os.geteuid() != 0:

@@ -105,6 +105,7 @@ def checkpoint(
     room = images.capacity(found.memory)
     images.check_memory(room)
     repository = vault.open_repository(live.config)
+    writing = vault.writing(live.config, repository, live.spec.id, "checkpoint", parent=request.base)
     tables = nft.criu_tables() if lock == "nftables" else frozenset()
     phases.end("plan")
 
@@ -113,7 +114,11 @@ def checkpoint(
         progress(phase, done, total)
 
     progress("dump", 0, 0)
-    with _continued(live, found, request), ImageDir(live.runtime / "images", room) as image_dir, ExitStack() as stack:
+    with ExitStack() as stack:
+        writer = stack.enter_context(writing)
+        phases.end("prepare")
+        stack.enter_context(_continued(live, found, request))
+        image_dir = stack.enter_context(ImageDir(live.runtime / "images", room))
         with Dump(
             live.config.criu,
             pid=live.root_pid,
@@ -142,24 +147,24 @@ def checkpoint(
             files = stack.enter_context(tree.capture(live.layout.upper, spool=spool))
             phases.end("files")
             if request.stop:  # kept frozen until its successor is durable
-                snapshot = save(live, request, repository, image_dir, files, instant, stored)
+                snapshot = save(live, request, writer, image_dir, files, instant, stored)
                 phases.end("store")
             try:
                 stats = dump.go()
             except Failure:
                 if request.stop:
-                    repository.delete_snapshot(snapshot.id)
+                    writer.withdraw(snapshot)
                 raise
             phases.end("resume")
         if request.stop:
             live.cgroup.kill()
         else:
-            snapshot = save(live, request, repository, image_dir, files, instant, stored)
+            snapshot = save(live, request, writer, image_dir, files, instant, stored)
             phases.end("store")
     log.info("snapshot %s: %s", snapshot.id, phases.ms)
     return Summary(
         snapshot=snapshot.id,
-        sequence=request.sequence,
+        sequence=snapshot.manifest.sequence,
         created=instant.created,
         stopped=request.stop,
         frozen_ms=stats.frozen_time // 1000,

@@ -5,8 +5,9 @@ import os
 from criu_agent import runs
 from criu_agent.config import Config
 from criu_agent.errors import HostCannot
-from criu_agent.linux import process
+from criu_agent.linux import proc, process
 from criu_agent.model import Host, Manifest
+from criu_agent.repo.locks import Holder
 
 
 def facts(config: Config) -> Host:
@@ -33,6 +34,28 @@ def criu_version(config: Config) -> str:
             hint="install one that does with scripts/install-criu",
         )
     return said.stdout.decode().split("\n")[0].removeprefix("Version:").strip()
+
+
+def holder(what: str) -> Holder:
+    """This process, as the holder of a lock."""
+    return Holder(
+        hostname=os.uname().nodename,
+        boot_id=runs.boot_id(),
+        pid=os.getpid(),
+        start=proc.start_time(os.getpid()),
+        what=what,
+        since=runs.now(),
+    )
+
+
+def lives(one: Holder) -> bool:
+    """False only if it is known to have ended: on another host, or before a reboot of an unknown one, who knows."""
+    if one.boot_id != runs.boot_id():
+        return True
+    try:
+        return proc.start_time(one.pid) == one.start
+    except OSError:
+        return False
 
 
 def require_able(config: Config, manifest: Manifest) -> None:

@@ -22,9 +22,9 @@ from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import files, syscalls
-from criu_agent.model import Blob, Manifest, RunSpec, RunState, Snapshot
+from criu_agent.model import Blob, Manifest, RunSpec, RunState, Snapshot, Tree
 from criu_agent.ops import host, live, plan, vault
-from criu_agent.repo.repository import Repository
+from criu_agent.repo.reading import Reader
 from criu_agent.term import typeahead
 from criu_agent.term.console import Console, Pipes, Pty
 from criu_agent.term.modes import Modes
@@ -87,17 +87,18 @@ def restore(
     manifest = snapshot.manifest
     host.require_able(config, manifest)
     tip = is_tip(run.state, snapshot)
-    room = images.capacity(sum(blob.size for blob in manifest.images.values()))
+    contents = repository.contents(snapshot)
+    reader = repository.reader(snapshot, contents)
+    room = images.capacity(sum(blob.size for blob in contents.images.values()))
     images.check_memory(room)
     with ExitStack() as rollback:
         with ExitStack() as undo:
             image_dir = undo.enter_context(ImageDir(run.runtime / "images", room))
-            for name, blob in manifest.images.items():
-                _load(repository, blob, image_dir.path / name)
+            _load(reader, contents.images, image_dir.path)
             terminals.give_back_controlling_terminals(image_dir.path)
             timers.wind_up_periodic_timers(image_dir.path)
-            scrollback = Scrollback(b"".join(repository.stream(manifest.attachments["scrollback"])))
-            layout = _rebuild_files(config, run, repository, manifest, rollback)
+            scrollback = Scrollback(b"".join(reader.stream(contents.attachments["scrollback"])))
+            layout = _rebuild_files(config, run, reader, contents.trees["upper"], rollback)
             root = run.runtime / "root"
             mounts.mount_root(layout, root)
             undo.callback(_unmount, root)
@@ -165,16 +166,20 @@ def crossing(manifest: Manifest) -> list[dict[str, Any]]:
     return [one for one in manifest.resources["connections"] if plan.crosses(one)]
 
 
-def _load(repository: Repository, blob: Blob, path: Path) -> None:
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        repository.load(blob, fd)
-    finally:
-        os.close(fd)
+def _load(reader: Reader, blobs: Mapping[str, Blob], directory: Path) -> None:
+    """Write the images, all at once: what lies in one pack is got once."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with ExitStack() as opened:
+        targets: list[tuple[Blob, int]] = []
+        for name, blob in blobs.items():
+            fd = os.open(directory / name, flags, 0o600)
+            opened.callback(os.close, fd)
+            targets.append((blob, fd))
+        reader.load(targets)
 
 
 def _rebuild_files(
-    config: Config, run: runs.Run, repository: Repository, manifest: Manifest, rollback: ExitStack
+    config: Config, run: runs.Run, reader: Reader, tree: Tree, rollback: ExitStack
 ) -> mounts.Layout:
     """The upper layer of the snapshot, in a directory of its own until the run lives in it."""
     layout = live.layout(config, run.spec, directory=_NEW_BOX)
@@ -182,7 +187,7 @@ def _rebuild_files(
     rollback.callback(files.remove_tree, layout.directory)
     layout.upper.mkdir(mode=0o755, parents=True)
     layout.work.mkdir(mode=0o755)
-    rebuild(manifest.trees["upper"], repository.stream, layout.upper)
+    rebuild(tree, reader.stream, layout.upper)
     return layout
 
 

@@ -1,27 +1,33 @@
 """Put what a checkpoint took into the repository; the manifest last."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from criu_agent.criu import pagemap
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
-from criu_agent.model import Blob, Host, Manifest, Snapshot
+from criu_agent.model import Contents, Host, Manifest, RunSpec, Snapshot, Source, Table
 from criu_agent.ops.live import Live, Progress
-from criu_agent.repo.repository import Repository
+from criu_agent.repo.writer import Writer
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is asked for. parent and sequence are of the run's newest snapshot and the one to be made."""
+    """What is asked for. parent: the snapshot that the run comes from, "" if there is none."""
 
     stop: bool
     reason: str
     tags: tuple[str, ...]
-    sequence: int
     parent: str
+    full: bool = False  # store everything anew, whatever the parent has
+
+    @property
+    def base(self) -> str:
+        """The snapshot that what is stored is compared with."""
+        return "" if self.full else self.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,55 +52,74 @@ class Instant:
 def save(
     live: Live,
     request: Request,
-    repository: Repository,
+    writer: Writer,
     image_dir: ImageDir,
     files: tree.Capture,
     instant: Instant,
     progress: Progress,
 ) -> Snapshot:
-    """Store images, files and terminal, then the manifest. An error leaves chunks that no snapshot names."""
-    sizes = {path.name: path.stat().st_size for path in image_dir.files()}
+    """Store images, files and terminal, then the manifest. An error leaves packs that no snapshot names."""
+    names = [path.name for path in image_dir.files()]
+    in_images = sum((image_dir.path / name).stat().st_size for name in names)
     in_files = sum(entry.length for entry in files.entries)
-    advance = counter("store", sum(sizes.values()) + in_files, progress)
-    stored: dict[str, Blob] = {}
-    for path in image_dir.files():
-        with open(path, "rb", buffering=0) as image:
-            stored[path.name] = repository.save(image, sizes[path.name], advance=advance)
-        path.unlink()  # its memory is free for the chunks of the next one
-    upper = tree.save(files, partial(repository.save, advance=advance))
-    scrollback = repository.save(io.BytesIO(instant.terminal.scrollback), len(instant.terminal.scrollback))
-    spec = live.spec
-    return repository.commit(
-        Manifest(
-            run_id=spec.id,
-            run_name=spec.name,
-            sequence=request.sequence,
-            parent=request.parent,
-            created=instant.created,
-            reason=request.reason,
-            stopped=request.stop,
-            argv=spec.argv,
-            workdir=spec.workdir,
-            labels=spec.labels,
-            tags=request.tags,
-            host=instant.host,
-            images=stored,
-            trees={"upper": upper},
-            attachments={"scrollback": scrollback},
-            resources={
-                "run": {
-                    "user": spec.user,
-                    "user_namespace": spec.user_namespace,
-                    "tty": spec.tty,
-                    "stdin_open": spec.stdin_open,
-                    "through": list(spec.through),
-                    "started": spec.created,
-                },
-                "terminal": instant.terminal.saved,
-                "connections": instant.connections,
-                "network": instant.network,
+    advance = counter("store", in_images + in_files, progress)
+    images = writer.save(_images(image_dir, names), advance=advance)
+    upper = tree.save(files, partial(writer.save, advance=advance), name="upper")
+    scrollback = Source(
+        stream="scrollback", size=len(instant.terminal.scrollback), content=io.BytesIO(instant.terminal.scrollback)
+    )
+    contents = Contents(
+        table=Table(packs=(), pieces=()),
+        images=dict(zip(names, images, strict=True)),
+        trees={"upper": upper},
+        attachments={"scrollback": writer.save([scrollback])[0]},
+    )
+    return writer.commit(_manifest(live.spec, request, instant), contents)
+
+
+def _images(image_dir: ImageDir, names: Sequence[str]) -> Iterator[Source]:
+    """Each image in turn. It is unlinked when the next one is asked for: its memory is free then."""
+    memories = pagemap.memories(image_dir.path)
+    for name in names:
+        path = image_dir.path / name
+        memory = memories.get(name)
+        with open(path, "rb", buffering=0) as content:
+            yield Source(
+                stream=f"memory/{memory.pagemap}" if memory else f"image/{name}",
+                size=path.stat().st_size,
+                content=content,
+                runs=memory.runs if memory else (),
+            )
+        path.unlink()
+
+
+def _manifest(spec: RunSpec, request: Request, instant: Instant) -> Manifest:
+    return Manifest(
+        run_id=spec.id,
+        run_name=spec.name,
+        sequence=1,  # the writer knows
+        parent=request.parent,
+        created=instant.created,
+        reason=request.reason,
+        stopped=request.stop,
+        argv=spec.argv,
+        workdir=spec.workdir,
+        labels=spec.labels,
+        tags=request.tags,
+        host=instant.host,
+        resources={
+            "run": {
+                "user": spec.user,
+                "user_namespace": spec.user_namespace,
+                "tty": spec.tty,
+                "stdin_open": spec.stdin_open,
+                "through": list(spec.through),
+                "started": spec.created,
             },
-        )
+            "terminal": instant.terminal.saved,
+            "connections": instant.connections,
+            "network": instant.network,
+        },
     )
 
 

@@ -6,11 +6,10 @@ from datetime import datetime
 from typing import Any, NoReturn, TypeVar, cast
 
 from criu_agent.errors import Corrupt
-from criu_agent.model import Blob, Tree
-from criu_agent.repo.chunks import CHUNK_SIZE
 from criu_agent.store.base import NAME
 
 HEX = re.compile(r"[0-9a-f]{64}")
+HEX_ID = re.compile(r"[0-9a-f]{32}")
 _SIZE_MAX = (1 << 63) - 1
 _Value = TypeVar("_Value")
 
@@ -53,6 +52,10 @@ class Fields:
         value = self.text(key)
         return value if not value or HEX.fullmatch(value) else self._wrong(key, "64 hex digits or empty")
 
+    def hex_id(self, key: str) -> str:
+        value = self.text(key)
+        return value if HEX_ID.fullmatch(value) else self._wrong(key, "32 hex digits")
+
     def time(self, key: str) -> str:
         value = self.text(key)
         try:
@@ -75,17 +78,6 @@ class Fields:
                 self._wrong(key, f"without the name {name!r}")
         return self.mapping(key, value)
 
-    def blob(self, key: str) -> Blob:
-        return _blob(self.inner(key))
-
-    def tree(self, key: str) -> Tree:
-        inner = self.inner(key)
-        blobs = inner._typed("blobs", list, "a list of blobs")
-        return Tree(
-            index=inner.blob("index"),
-            blobs=tuple(_blob(Fields(blob, f"blobs of {inner.what}")) for blob in blobs),
-        )
-
     def _typed(self, key: str, kind: type, what: str) -> Any:  # noqa: ANN401 - the callers narrow it
         if key not in self.document or not isinstance(self.document[key], kind):
             self._wrong(key, what)
@@ -93,12 +85,3 @@ class Fields:
 
     def _wrong(self, key: str, what: str) -> NoReturn:
         raise Corrupt(f"{self.what} is changed: {key!r} is not {what}")
-
-
-def _blob(fields: Fields) -> Blob:
-    blob = Blob(size=fields.integer("size"), chunks=fields.texts("chunks"))
-    if len(blob.chunks) != -(-blob.size // CHUNK_SIZE):
-        raise Corrupt(f"{fields.what} is changed: {len(blob.chunks)} chunks do not make {blob.size} bytes")
-    if not all(not name or HEX.fullmatch(name) for name in blob.chunks):
-        raise Corrupt(f"{fields.what} is changed: the name of a chunk is not 64 hex digits")
-    return blob

@@ -1,37 +1,94 @@
-"""Manifests to bytes and back (docs/format.md sections 3 and 6)."""
+"""Manifests to bytes and back: the plain content of the envelope (docs/format.md).
+
+Two lines of JSON: what a list of snapshots shows, and where the contents are stored. The second, which grows with
+the memory of the run, is parsed only when it is needed.
+"""
 
 from dataclasses import asdict
+from typing import Any
 
 from criu_agent.errors import Corrupt
-from criu_agent.model import Host, Manifest
+from criu_agent.model import Contents, Host, Manifest, Tree
+from criu_agent.repo import table
 from criu_agent.repo.fields import Fields
-from criu_agent.store.document import behind_version_line, from_json, to_json, version_line
+from criu_agent.repo.table import Blobs
+from criu_agent.store.document import from_json, to_json
 
-VERSION = 1
-SIZE_LIMIT = 64 << 20
-_KIND = "manifest"
+SIZE_LIMIT = 64 << 20  # plain bytes of a manifest
+_HEAD_LIMIT = 1 << 20  # of its first line
+# What may be parsed into objects: 64 MiB of `[[],[],...]` would take gigabytes of memory.
+_VALUES = 4 << 20
+_CONTAINERS = 1 << 20
 
 
-def encode(manifest: Manifest) -> bytes:
-    """The bytes of a manifest. ValueError for one that `decode` would refuse: such a one is never stored."""
-    data = version_line(_KIND, VERSION) + to_json(asdict(manifest))
+def encode(manifest: Manifest, contents: Contents) -> bytes:
+    """The plain bytes of a manifest. ValueError for one that would not be read again: such a one is never stored."""
+    body = _encode_contents(contents)
+    data = to_json(asdict(manifest)) + b"\n" + body + b"\n"
     try:
-        decode(data, "this manifest")
+        _, again = decode(data, "this manifest")
+        contents_of(again, "this manifest")
     except Corrupt as error:
         raise ValueError(error.message) from error
     return data
 
 
-def decode(data: bytes, what: str) -> Manifest:
-    """The manifest in `data`; `what` names it in errors ("snapshot 1a2b").
+def decode(data: bytes, what: str) -> tuple[Manifest, bytes]:
+    """The manifest in `data`, and the part that `contents_of` parses; `what` names it in errors ("snapshot 1a2b").
 
-    HostCannot for a version that is not ours, before anything else is looked at; Corrupt for any field that
-    is not as it should be. Keys that we do not know are ignored.
+    Corrupt for any field that is not as it should be. Keys that we do not know are ignored.
     """
-    if len(data) > SIZE_LIMIT:
-        raise Corrupt(f"{what} is changed: it is longer than {SIZE_LIMIT} bytes")
-    body = behind_version_line(data, _KIND, VERSION, what)
-    fields = Fields(from_json(body, what), what)
+    head, end, body = data.partition(b"\n")
+    if len(data) > SIZE_LIMIT or len(head) > _HEAD_LIMIT or not end or not body.endswith(b"\n"):
+        raise Corrupt(f"{what} is changed: it is not two lines of JSON, or too long")
+    fields = Fields(from_json(_bounded(head, what), what), what)
+    return _manifest(fields), body
+
+
+def contents_of(body: bytes, what: str) -> Contents:
+    """Parse the second line. Corrupt for whatever breaks a rule of the format or one of its limits."""
+    fields = Fields(from_json(_bounded(body, what), what), what)
+    found = table.from_documents(fields.any("packs"), fields.any("pieces"), what)
+    blobs = Blobs(found, what)
+    return Contents(
+        table=found,
+        images=fields.named("images", lambda inner, key: blobs.read(inner.any(key))),
+        trees=fields.named("trees", lambda inner, key: _tree(inner.inner(key), blobs)),
+        attachments=fields.named("attachments", lambda inner, key: blobs.read(inner.any(key))),
+    )
+
+
+def _bounded(line: bytes, what: str) -> bytes:
+    if line.count(b",") > _VALUES or line.count(b"[") + line.count(b"{") > _CONTAINERS:
+        raise Corrupt(f"{what} is changed: it has more values than a manifest may have")
+    return line
+
+
+def _encode_contents(contents: Contents) -> bytes:
+    packs, pieces = table.to_documents(contents.table)
+    return to_json(
+        {
+            "packs": packs,
+            "pieces": pieces,
+            "images": {name: table.to_document(blob) for name, blob in contents.images.items()},
+            "attachments": {name: table.to_document(blob) for name, blob in contents.attachments.items()},
+            "trees": {name: _tree_document(tree) for name, tree in contents.trees.items()},
+        }
+    )
+
+
+def _tree_document(tree: Tree) -> dict[str, Any]:
+    return {"index": table.to_document(tree.index), "blobs": [table.to_document(blob) for blob in tree.blobs]}
+
+
+def _tree(fields: Fields, blobs: Blobs) -> Tree:
+    documents = fields.any("blobs")
+    if not isinstance(documents, list):
+        raise Corrupt(f"{fields.what} is changed: 'blobs' is not a list of blobs")
+    return Tree(index=blobs.read(fields.any("index")), blobs=tuple(map(blobs.read, documents)))
+
+
+def _manifest(fields: Fields) -> Manifest:
     return Manifest(
         run_id=fields.name("run_id"),
         run_name=fields.name("run_name"),
@@ -45,11 +102,9 @@ def decode(data: bytes, what: str) -> Manifest:
         labels=fields.mapping("labels", Fields.text),
         tags=fields.texts("tags"),
         host=_host(fields.inner("host")),
-        images=fields.named("images", Fields.blob),
-        trees=fields.named("trees", Fields.tree),
-        attachments=fields.named("attachments", Fields.blob),
         resources=fields.named("resources", Fields.any),
-        stored=fields.integer("stored") if "stored" in fields.document else 0,
+        size=fields.integer("size"),
+        stored=fields.integer("stored"),
     )
 
 

@@ -1,101 +1,86 @@
-"""Snapshots in a store. The manifest is written last: its existence is the snapshot (docs/format.md, 9)."""
+"""Snapshots in a store. The manifest and then the head are written last: they are the snapshot (docs/format.md)."""
 
-import secrets
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-
-from blake3 import blake3
 
 from criu_agent.errors import Corrupt, HostCannot, NotFound
-from criu_agent.model import Blob, Manifest, Snapshot
-from criu_agent.repo import chunks, manifest, specs
-from criu_agent.repo.chunks import Advance, Readable, nothing
+from criu_agent.model import Contents, Pack, Snapshot, Table
+from criu_agent.repo import catalogue, envelope, manifest, specs
+from criu_agent.repo.catalogue import Name
 from criu_agent.repo.fields import HEX, Fields
+from criu_agent.repo.floor import Floor
+from criu_agent.repo.header import Header
+from criu_agent.repo.heads import Heads
+from criu_agent.repo.packs import SEGMENT
+from criu_agent.repo.reading import Reader, Segments
+from criu_agent.repo.registers import Registers
+from criu_agent.repo.seal import HEADER, Opener, span
+from criu_agent.repo.secret import RunKeys, Secret
+from criu_agent.repo.workers import in_order
 from criu_agent.store.base import Store
-from criu_agent.store.document import behind_version_line, from_json, to_json, version_line
 
-VERSION = 1
-_CONFIG = "config"
-_CONFIG_LIMIT = 1 << 16
-_SNAPSHOTS = "snapshots/"
+TAGS = "tags/"
+_HINT = "restore another snapshot: `criu-agent snapshots` lists them"
+_AT_ONCE = 8  # manifests that are got at a time: a store far away answers each after a while
+
+Unreadable = Corrupt | HostCannot
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listing:
-    """All snapshots of a repository, the newest last, and an error for each manifest that cannot be read."""
+    """All snapshots, the newest last, and an error for each manifest that cannot be read or is missing."""
 
     snapshots: tuple[Snapshot, ...]
-    unreadable: tuple[Corrupt | HostCannot, ...]
+    unreadable: tuple[Unreadable, ...]
 
 
 class Repository:
-    """A store whose `config` was read. It may be used by several threads, and has nothing to be closed.
+    """A store that was opened with its secret. It may be used by several threads, and has nothing to be closed.
 
-    `advance`, where it is taken, is told the plain bytes that are done since it was last called.
+    older: the user allows that the store has fallen behind what this host has seen of it. exported: the store is an
+    exported file, which has single snapshots, without the heads of their runs.
     """
 
-    def __init__(self, store: Store, repository_id: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        header: Header,
+        secret: Secret,
+        floor: Floor,
+        *,
+        revoked: frozenset[bytes] = frozenset(),
+        older: bool = False,
+        exported: bool = False,
+    ) -> None:
         self.store = store
-        self.id = repository_id
-        self._added = 0
-        self._lock = threading.Lock()
+        self.header = header
+        self.secret = secret
+        self.registers = Registers(store, secret, revoked=revoked)
+        self.heads = Heads(self.registers, floor, older=older)
+        self._revoked = revoked
+        self._exported = exported
 
-    def save(self, source: Readable | int, size: int, *, advance: Advance = nothing) -> Blob:
-        """Store `size` bytes of a file object or descriptor from its position on. Failure if it ends early."""
-        blob, added = chunks.save(self.store, source, size, advance=advance)
-        with self._lock:
-            self._added += added
-        return blob
-
-    def load(self, blob: Blob, fd: int, *, advance: Advance = nothing) -> None:
-        """Write a blob into the empty file `fd`. Corrupt names the chunk, before a wrong byte is written."""
-        chunks.load(self.store, blob, fd, advance=advance)
-
-    def stream(self, blob: Blob, *, advance: Advance = nothing) -> Iterator[bytes]:
-        """The bytes of a blob in pieces, each verified before it is handed out."""
-        return chunks.stream(self.store, blob, advance=advance)
-
-    def commit(self, new: Manifest) -> Snapshot:
-        """Write the manifest, the last write of a snapshot. Its `stored` is what was saved since the last one."""
-        with self._lock:
-            added = self._added
-        new = replace(new, stored=added)
-        data = manifest.encode(new)
-        snapshot_id = blake3(data).hexdigest()
-        self.store.put(_SNAPSHOTS + snapshot_id, data)
-        with self._lock:
-            self._added -= added
-        return _snapshot(snapshot_id, new)
+    @property
+    def id(self) -> str:
+        return self.header.id
 
     def read(self, snapshot_id: str) -> Snapshot:
         """The snapshot of that whole id. NotFound, Corrupt, or HostCannot for a version that is not ours."""
-        try:
-            data = self.store.get(_SNAPSHOTS + snapshot_id, manifest.SIZE_LIMIT + 1)
-        except NotFound as error:
-            raise NotFound(f"there is no snapshot {snapshot_id}", hint="`criu-agent snapshots` lists them") from error
-        if blake3(data).hexdigest() != snapshot_id:
-            raise Corrupt(
-                f"the manifest of snapshot {snapshot_id} is changed or truncated",
-                hint="restore another snapshot: `criu-agent snapshots` lists them",
-            )
-        return _snapshot(snapshot_id, manifest.decode(data, f"snapshot {snapshot_id}"))
+        for name in self._committed(""):
+            if name.snapshot == snapshot_id:
+                return self._read(name)
+        raise NotFound(f"there is no snapshot {snapshot_id}", hint="`criu-agent snapshots` lists them")
 
-    def snapshots(self) -> Listing:
-        """Everything that is there; a manifest that cannot be read does not hide the others."""
+    def snapshots(self, run_id: str = "") -> Listing:
+        """Everything that is there, or of one run; what cannot be read does not hide the others."""
         found: list[Snapshot] = []
-        unreadable: list[Corrupt | HostCannot] = []
-        for name in self.store.list(_SNAPSHOTS):
-            snapshot_id = name.removeprefix(_SNAPSHOTS)
-            if not HEX.fullmatch(snapshot_id):
-                continue
-            try:
-                found.append(self.read(snapshot_id))
-            except NotFound:  # deleted since it was listed
-                continue
-            except (Corrupt, HostCannot) as error:
-                unreadable.append(error)
+        unreadable: list[Unreadable] = []
+        names = self._committed(run_id, unreadable.append)
+        for one in in_order(self._read_or_say, names, workers=_AT_ONCE, ahead=2 * _AT_ONCE):
+            if isinstance(one, Snapshot):
+                found.append(one)
+            elif one is not None:
+                unreadable.append(one)
         return Listing(snapshots=tuple(specs.oldest_first(found)), unreadable=tuple(unreadable))
 
     def find(self, spec: str) -> Snapshot:
@@ -104,13 +89,15 @@ class Repository:
         What is not an id is refused while any manifest is unreadable: it could be the very newest, and to
         restore an older state in its place, unasked, would repeat what the agent did since.
         """
+        if HEX.fullmatch(spec):
+            return self.read(spec)
         listing = self.snapshots()
         if not listing.unreadable:
             return specs.choose(spec, listing.snapshots)
         if specs.is_prefix(spec) and not specs.names_run(spec, listing.snapshots):
-            names = self.store.list(_SNAPSHOTS + spec)
+            names = [name for name in catalogue.names(self.store) if name.snapshot.startswith(spec)]
             if len(names) == 1:
-                return self.read(names[0].removeprefix(_SNAPSHOTS))
+                return self._read(names[0])
         error = listing.unreadable[0]
         intact = specs.choose(spec, listing.snapshots)
         raise type(error)(
@@ -118,56 +105,125 @@ class Repository:
             hint=f"name the snapshot by its id; the one that can be read is {intact.id[:16]}",
         )
 
-    def delete_snapshot(self, snapshot_id: str) -> None:
-        """Delete the manifest of that whole id: the snapshot is gone. Its chunks stay (docs/format.md, 9)."""
-        self.store.delete(_SNAPSHOTS + snapshot_id)
+    def contents(self, snapshot: Snapshot) -> Contents:
+        """Where everything of the snapshot is stored."""
+        return manifest.contents_of(snapshot.body, f"the manifest of snapshot {snapshot.id}")
 
-    def verify(self, snapshot: Snapshot, *, advance: Advance = nothing) -> None:
-        """Read the manifest again and every chunk that it names. Corrupt for the first that is not right."""
-        chunks.verify(self.store, _blobs(self.read(snapshot.id).manifest), advance=advance)
+    def reader(self, snapshot: Snapshot, contents: Contents | None = None) -> Reader:
+        """Reads its blobs, every byte verified before it is handed out."""
+        table = (contents or self.contents(snapshot)).table
+        return self.reader_of(table, snapshot.manifest.run_id, snapshot.generation)
+
+    def reader_of(self, table: Table, run_id: str, generation: int) -> Reader:
+        return Reader(table=table, key=self.keys(run_id, generation).name, segments=self.segments(run_id))
+
+    def segments(self, run_id: str) -> Segments:
+        """Gets and opens segments of the packs of a run."""
+        return _Packs(self.store, self.secret, run_id).segments
+
+    def keys(self, run_id: str, generation: int | None = None) -> RunKeys:
+        keys = self.secret.keys(run_id, generation)
+        if keys is None:
+            raise Corrupt(f"run {run_id} has keys of generation {generation}, which this repository does not have")
+        return keys
+
+    def tag(self, snapshot: Snapshot, tags: Iterable[str]) -> Snapshot:
+        """Give the snapshot these tags in the place of those that it has."""
+        name = f"{TAGS}{snapshot.manifest.run_id}/{snapshot.id}"
+        chosen = tuple(dict.fromkeys(tags))
+        old = self.registers.read(name)
+        if self.registers.change(name, old, {"snapshot": snapshot.id, "tags": list(chosen)}) is None:
+            raise Corrupt(f"the tags of snapshot {snapshot.id} changed at this very moment", hint="try again")
+        return replace(snapshot, tags=chosen)
+
+    def remove(self, snapshots: Iterable[Snapshot], *, keep: Iterable[Snapshot] = ()) -> None:
+        """Delete the manifests of snapshots of one run; the caller holds its lock.
+
+        `keep` are those of the run that stay. The head is moved first: it must never name what is not there.
+        """
+        doomed = list(snapshots)
+        ids = {one.id for one in doomed}
+        for run_id in {one.manifest.run_id for one in doomed}:
+            if self.heads.read(run_id).snapshot in ids:
+                left = [one for one in keep if one.manifest.run_id == run_id and one.id not in ids]
+                newest = max(left, key=lambda one: one.manifest.sequence).id if left else ""
+                self.heads.move(run_id, to=newest)
+        for one in doomed:
+            self.store.delete(catalogue.name_of(one).object)
+            self.store.delete(f"{TAGS}{one.manifest.run_id}/{one.id}")
+
+    def _committed(self, run_id: str, on_error: Callable[[Corrupt], None] | None = None) -> list[Name]:
+        """The names of the snapshots that were committed. An error of one run does not hide the others.
+
+        Without on_error it is raised.
+        """
+        names = catalogue.names(self.store, run_id)
+        if self._exported:
+            return names
+        found: list[Name] = []
+        for run in sorted({name.run for name in names} | set([run_id] if run_id else self.heads.runs())):
+            mine = [name for name in names if name.run == run]
+            try:
+                found += catalogue.committed(mine, run, self.heads.read(run))
+            except Corrupt as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+                found += mine
+        return found
+
+    def _read_or_say(self, name: Name) -> Snapshot | Unreadable | None:
+        try:
+            return self._read(name)
+        except NotFound:  # deleted since it was listed
+            return None
+        except (Corrupt, HostCannot) as error:
+            return error
+
+    def _read(self, name: Name) -> Snapshot:
+        what = f"the manifest of snapshot {name.snapshot}"
+        data = self.store.get(name.object, envelope.MANIFEST_LIMIT + 1)
+        try:
+            plain = envelope.open_manifest(self.secret, name.run, name.snapshot, data, revoked=self._revoked)
+            found, body = manifest.decode(plain, what)
+            if (found.run_id, found.sequence) != (name.run, name.sequence):
+                raise Corrupt(f"{what} lies under the name of another")
+        except Corrupt as error:
+            error.hint = error.hint or _HINT
+            raise
+        register = self.registers.read(f"{TAGS}{name.run}/{name.snapshot}")
+        tags = found.tags if register is None else Fields(register.document, "tags").texts("tags")
+        generation = envelope.generation_of(data)
+        return Snapshot(id=name.snapshot, manifest=found, tags=tags, body=body, generation=generation)
 
 
-def open_or_init(store: Store) -> Repository:
-    """The repository in that store, made if the store is empty.
+class _Packs:
+    """Segments of the packs of one run; the header of each pack is got once."""
 
-    Corrupt if its `config` is damaged or lost, HostCannot if it has a version that is not ours.
-    """
-    try:
-        data = store.get(_CONFIG, _CONFIG_LIMIT)
-    except NotFound as error:
-        if store.list("chunks/") or store.list(_SNAPSHOTS):
-            raise Corrupt("config of the repository is missing", hint="bring it back from a copy") from error
-        store.put(_CONFIG, _encode_config(secrets.token_hex(16), datetime.now(UTC)))
-        data = store.get(_CONFIG, _CONFIG_LIMIT)  # ours, or that of whoever was quicker
-    return Repository(store, _repository_id(data))
+    def __init__(self, store: Store, secret: Secret, run_id: str) -> None:
+        self._store = store
+        self._secret = secret
+        self._run_id = run_id
+        self._openers: dict[str, Opener] = {}
 
+    def segments(self, pack: Pack, first: int, count: int) -> bytes:
+        """repo.reading.Segments: the plain bytes of `count` segments, fewer only where the pack ends."""
+        name = f"packs/{self._run_id}/{pack.id}"
+        start = first * SEGMENT
+        wanted = span(pack.length, start, min(count * SEGMENT, pack.length - start))
+        opener = self._openers.get(pack.id)
+        if opener is None and first == 0:  # the header lies before the first segment: one request for both
+            data = memoryview(self._store.get(name, HEADER + wanted.length))
+            opener = self._openers[pack.id] = self._opener(pack, bytes(data[:HEADER]))
+            return opener.open(wanted, data[HEADER:])
+        if opener is None:
+            opener = self._openers[pack.id] = self._opener(pack, self._store.get(name, HEADER))
+        return opener.open(wanted, self._store.get(name, wanted.length, offset=wanted.offset))
 
-def _encode_config(repository_id: str, created: datetime) -> bytes:
-    document = {
-        "created": created.isoformat(timespec="microseconds").replace("+00:00", "Z"),
-        "id": repository_id,
-    }
-    body = version_line("repository", VERSION) + to_json(document) + b"\n"
-    return body + blake3(body).hexdigest().encode() + b"\n"
-
-
-def _repository_id(data: bytes) -> str:
-    what = "config of the repository"
-    body, checksum = data[:-65], data[-65:]
-    if blake3(body).hexdigest().encode() + b"\n" != checksum:
-        raise Corrupt(f"{what} is changed or truncated", hint="bring it back from a copy")
-    fields = Fields(from_json(behind_version_line(body, "repository", VERSION, what), what), what)
-    fields.time("created")
-    return fields.name("id")
+    def _opener(self, pack: Pack, header: bytes) -> Opener:
+        return Opener(self._secret, self._run_id, pack.id, pack.length, header)
 
 
-def _blobs(of: Manifest) -> list[Blob]:
-    """Every blob that a manifest names."""
-    blobs = [*of.images.values(), *of.attachments.values()]
-    for tree in of.trees.values():
-        blobs += [tree.index, *tree.blobs]
-    return blobs
-
-
-def _snapshot(snapshot_id: str, of: Manifest) -> Snapshot:
-    return Snapshot(id=snapshot_id, manifest=of, size=sum(blob.size for blob in _blobs(of)))
+def used_packs(contents: Iterable[Contents]) -> Mapping[str, Pack]:
+    """The packs that these snapshots need, by id."""
+    return {pack.id: pack for one in contents for pack in one.table.packs}

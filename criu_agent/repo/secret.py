@@ -3,6 +3,7 @@
 Keys are plain bytes in memory: Python can neither lock nor wipe them. No repr shows one.
 """
 
+import re
 import secrets
 from dataclasses import dataclass, field, replace
 
@@ -11,10 +12,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from criu_agent.errors import Failure
+from criu_agent.errors import Corrupt, Failure
+from criu_agent.repo.fields import Fields
+from criu_agent.store.document import behind_version_line, from_json, to_json, version_line
 
 KEY = 32  # bytes of every key, seed, signer and salt
 GENERATIONS = 128
+REPOSITORY_ID = re.compile(r"[0-9a-f]{32}")
 _PIECE_NAME = 16  # bytes
 
 
@@ -66,7 +70,7 @@ class RunKeys:
 
 
 def new(repository_id: str) -> Secret:
-    """A first secret, of random bytes."""
+    """A first secret, of random bytes, for a repository with that id of 32 hex digits."""
     seed = secrets.token_bytes(KEY)
     first = Generation(number=1, master=secrets.token_bytes(KEY), signer=signer_of(seed), introduction=b"")
     return Secret(repository=repository_id, generations=(first,), seed=seed)
@@ -125,6 +129,55 @@ def object_key(purpose_key: bytes, salt: bytes, bound_to: bytes) -> bytes:
 def piece_name(key: bytes, plain: bytes | bytearray | memoryview) -> str:
     """The name of a piece: equal bytes, equal names, and nothing to be learned from one without the key."""
     return blake3(plain, key=key).hexdigest(length=_PIECE_NAME)
+
+
+def encode(secret: Secret) -> bytes:
+    """The secret as it is wrapped in a key object."""
+    generations = [
+        {
+            "number": one.number,
+            "master": one.master.hex(),
+            "signer": one.signer.hex(),
+            "introduction": one.introduction.hex(),
+        }
+        for one in secret.generations
+    ]
+    document = {"generations": generations, "repository": secret.repository, "seed": secret.seed.hex()}
+    return version_line("secret", 2) + to_json(document)
+
+
+def decode(data: bytes, what: str) -> Secret:
+    """The secret in `data`. Corrupt, which shows nothing of it, or HostCannot for another version."""
+    fields = Fields(from_json(behind_version_line(data, "secret", 2, what), what), what)
+    listed = fields.any("generations")
+    if not isinstance(listed, list) or not 1 <= len(listed) <= GENERATIONS:
+        raise Corrupt(f"{what} is changed: it has no generations, or too many")
+    secret = Secret(
+        repository=fields.text("repository"),
+        generations=tuple(_generation(Fields(one, what), number) for number, one in enumerate(listed, 1)),
+        seed=_bytes(fields, "seed", KEY),
+    )
+    if not REPOSITORY_ID.fullmatch(secret.repository) or signer_of(secret.seed) != secret.current.signer:
+        raise Corrupt(f"{what} is changed: its parts do not belong together")
+    return secret
+
+
+def _generation(fields: Fields, number: int) -> Generation:
+    if fields.integer("number") != number:
+        raise Corrupt(f"{fields.what} is changed: a generation is missing")
+    return Generation(
+        number=number,
+        master=_bytes(fields, "master", KEY),
+        signer=_bytes(fields, "signer", KEY),
+        introduction=_bytes(fields, "introduction", 0 if number == 1 else 64),
+    )
+
+
+def _bytes(fields: Fields, key: str, length: int) -> bytes:
+    text = fields.text(key)
+    if not re.fullmatch(rf"[0-9a-f]{{{2 * length}}}", text):
+        raise Corrupt(f"{fields.what} is changed: {key!r} is not {2 * length} hex digits")
+    return bytes.fromhex(text)
 
 
 def _run_keys(repository_id: str, generation: Generation, run_id: str) -> RunKeys:

@@ -54,7 +54,7 @@ def verify(place: Place, data: bytes, limit: int, accepted: Callable[[bytes], bo
     if not accepted(signer):
         raise Corrupt(
             f"{what} is forged, or of keys that this host does not know: its signer is {signer.hex()}",
-            hint="if that is the signer of a repository of yours, `criu-agent key trust` it",
+            hint="after a `key rotate` elsewhere try again; else somebody has written to your store",
         )
     if not is_signed(signer, signature, _message(place, signer, line, body)):
         raise Corrupt(f"{what} is changed: its signature is wrong")

@@ -31,7 +31,7 @@ class Details:
 
 @dataclass(frozen=True, kw_only=True)
 class KeyObject:
-    """A key object whose signatures are right. Who signed, and whether to believe him, is another question: `trusted`.
+    """A key object whose signatures are right. Who signed, and whether to believe him, is asked with `trusted`.
 
     `siblings` are the ids of the key objects that were made when the generation began. `details` is JSON.
     """
@@ -62,7 +62,12 @@ class KeyObject:
         """Only of one that is trusted: this parses. Corrupt."""
         what = _what(self.id)
         fields = Fields(from_json(self.details, what), what)
-        return Details(created=fields.time("created"), label=fields.text("label"), recipient=fields.text("recipient"))
+        details = Details(
+            created=fields.time("created"), label=fields.text("label"), recipient=fields.text("recipient")
+        )
+        if bool(details.recipient) == self.by_passphrase:
+            raise Corrupt(f"{what} is changed: it is both for a recipient and a passphrase, or for neither")
+        return details
 
     def read_secret(self, plain: bytes) -> Secret:
         """The secret that was unwrapped. Corrupt if it is not that of this object."""

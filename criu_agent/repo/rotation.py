@@ -1,4 +1,7 @@
-"""`key rotate`: a new generation of keys (docs/format.md C8). One at a time: the caller holds the register `locks/keys`."""
+"""`key rotate`: a new generation of keys (docs/format.md C8).
+
+One at a time: the caller holds the register `locks/keys`.
+"""
 
 import secrets
 from collections.abc import Collection, Iterator, Sequence
@@ -42,10 +45,10 @@ def rotate(
 ) -> Rotation:
     """New master, new signer, wrapped for every recipient but those of the keys in `drop` (ids).
 
-    A passphrase key is kept if its passphrase is among those that are given. `created` is now. NotFound for an id that
-    is not in force; Failure if no key would be left. The old generation is in force until the last new key object is
-    there, and the new one from then on: whoever dies in between leaves a repository that opens, and objects that the
-    next rotation deletes.
+    A passphrase key is kept if its passphrase is among those that are given. `created` is now. NotFound for an id
+    that is not in force; Failure if no key would be left. The old generation is in force until the last new key
+    object is there, and the new one from then on: whoever dies in between leaves a repository that opens, and
+    objects that the next rotation deletes.
     """
     used, stale = current(store, secret, revoked=revoked)
     _check_drop(drop, used)

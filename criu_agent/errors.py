@@ -4,6 +4,7 @@
     +- NoSpace                  1   a file system is full; a checkpoint makes 16 of it
     +- Usage                    2   the command line or a configuration value is wrong
     +- NotFound                10   no such run, snapshot or repository
+    +- WrongKey                12   no key that was given opens the repository, or none can be trusted
     +- Corrupt                 14   a stored object is missing, truncated or changed
     +- HostCannot              15   this host lacks what the verb needs
     |  +- NotRoot
@@ -56,6 +57,10 @@ class Usage(Failure):
 
 class NotFound(Failure):
     exit_code = 10
+
+
+class WrongKey(Failure):
+    exit_code = 12
 
 
 class Corrupt(Failure):

@@ -1,0 +1,96 @@
+"""Small files of the host that decide what root believes: whose they are, and replacing them whole."""
+
+import os
+import secrets
+import stat
+from collections.abc import Collection
+from pathlib import Path
+
+from criu_agent.errors import Failure
+
+ROOT: frozenset[int] = frozenset({0})
+_DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a fifo must not hold us
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def read_unwritable(path: Path, limit: int, *, owners: Collection[int] = ROOT) -> bytes | None:
+    """The content of a file that only its owner can have written, None if there is no such file.
+
+    Failure, naming what is wrong, if it or a directory above it belongs to somebody who is neither root nor in
+    `owners` (uids), or can be written by others, or if it has more than `limit` bytes. Each component is opened below
+    the one that was checked.
+    """
+    *parents, name = path.resolve().parts
+    fd = os.open(parents[0], _DIRECTORY)
+    try:
+        reached = Path(parents[0])
+        _check_directory(fd, reached, owners)
+        for part in parents[1:]:
+            above, fd, reached = fd, os.open(part, _DIRECTORY, dir_fd=fd), reached / part
+            os.close(above)
+            _check_directory(fd, reached, owners)
+        with open(os.open(name, _FILE, dir_fd=fd), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise Failure(f"{path} is not a regular file")
+            _check(path, found, owners)
+            data = file.read(limit + 1)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise Failure(f"cannot read {path}: {error.strerror}") from error
+    finally:
+        os.close(fd)
+    if len(data) > limit:
+        raise Failure(f"{path} has more than {limit} bytes")
+    return data
+
+
+def replace(path: Path, data: bytes, mode: int) -> None:
+    """Make `data` the content of the file, in one step and durably. OSError."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    try:
+        create(temporary, data, mode)
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync(path.parent)
+
+
+def create(path: Path, data: bytes, mode: int) -> None:
+    """Make the file, which must not be there, durably. FileExistsError, or another OSError: then it is not there."""
+    fd = os.open(path, _NEW, mode)
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, mode)  # whatever the umask is
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        _sync(path.parent)
+    except OSError:
+        path.unlink()
+        raise
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _check_directory(fd: int, path: Path, owners: Collection[int]) -> None:
+    """One with the sticky bit may be writable by others: what is in it they can neither rename nor remove."""
+    found = os.fstat(fd)
+    _check(path, found, owners, sticky=bool(found.st_mode & stat.S_ISVTX))
+
+
+def _check(path: Path, found: os.stat_result, owners: Collection[int], *, sticky: bool = False) -> None:
+    if found.st_uid not in {0, *owners}:
+        raise Failure(f"{path} belongs to uid {found.st_uid}", hint=f"chown root {path}")
+    if found.st_mode & _OTHERS_WRITE and not sticky:
+        raise Failure(f"{path} can be written by others", hint=f"chmod go-w {path}")

@@ -108,7 +108,7 @@ class Repository:
         if not listing.unreadable:
             return specs.choose(spec, listing.snapshots)
         if specs.is_prefix(spec) and not specs.names_run(spec, listing.snapshots):
-            names = self.store.list(_SNAPSHOTS + spec)
+            names = list(self.store.list(_SNAPSHOTS + spec))
             if len(names) == 1:
                 return self.read(names[0].removeprefix(_SNAPSHOTS))
         error = listing.unreadable[0]

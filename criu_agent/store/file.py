@@ -5,6 +5,9 @@ name, and the directory of the name is synced. link(2) fails when the name is ta
 
 Whoever writes holds a shared flock on `.tmp`; whoever gets it alone knows that no writer lives, and removes
 what killed ones left. No clock and no pid is asked.
+
+A register is replaced by rename(2), which compares nothing: so whoever swaps or deletes holds an exclusive flock
+on `.swap` from the comparison to the change. Each call opens that file anew, and so threads exclude each other too.
 """
 
 import errno
@@ -18,11 +21,13 @@ from pathlib import Path
 
 from criu_agent import log
 from criu_agent.errors import Corrupt, Failure, NoSpace, NotFound
-from criu_agent.store.base import NAME, components
+from criu_agent.store.base import NAME, REGISTER_LIMIT, check_register, components
 
 _TEMPORARY = ".tmp"
+_SWAP_LOCK = ".swap"
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # NONBLOCK: a fifo must not hold us
+_LOCK = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -33,7 +38,7 @@ class FileStore:
         with self._translated(""), suppress(FileNotFoundError):
             _sweep(root / _TEMPORARY)
 
-    def get(self, name: str, limit: int) -> bytes:
+    def get(self, name: str, limit: int, *, offset: int = 0) -> bytes:
         *parents, last = components(name)
         try:
             with self._translated(name), self._directory(parents) as directory:
@@ -41,20 +46,33 @@ class FileStore:
                 with open(fd, "rb") as file:
                     if not stat.S_ISREG(os.fstat(fd).st_mode):
                         raise Corrupt(f"{self.root / name} is not a regular file")
+                    file.seek(offset)
                     return file.read(limit)
         except FileNotFoundError as error:
             raise NotFound(f"there is no object {name} in {self.root}") from error
 
     def put(self, name: str, data: bytes) -> bool:
-        *parents, last = components(name)
-        with self._translated(name):
-            self._make([_TEMPORARY])
-            self._make(parents)
-            with self._directory(parents) as directory, self._directory([_TEMPORARY]) as temporary:
-                fcntl.flock(temporary, fcntl.LOCK_SH)
-                made = _create(data, temporary, directory, last)
-                os.fsync(directory)
-                return made
+        last = components(name)[-1]
+        with self._writing(name) as (directory, temporary):
+            made = _create(data, temporary, directory, last)
+            os.fsync(directory)
+            return made
+
+    def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        check_register(new)
+        if old is None:
+            return self.put(name, new)
+        last = components(name)[-1]
+        with self._writing(name) as (directory, temporary), self._swap_lock():
+            try:
+                found = self.get(name, REGISTER_LIMIT + 1)
+            except NotFound:
+                return False
+            if found != old:
+                return False
+            _replace(new, temporary, directory, last)
+            os.fsync(directory)
+            return True
 
     def size(self, name: str) -> int | None:
         *parents, last = components(name)
@@ -64,13 +82,13 @@ class FileStore:
         except FileNotFoundError:
             return None
 
-    def list(self, prefix: str) -> Sequence[str]:
+    def list(self, prefix: str) -> dict[str, int]:
         parent = prefix.rpartition("/")[0]
         try:
             with self._translated(prefix):
-                return sorted(name for name in self._walk(parent) if name.startswith(prefix))
+                return dict(sorted(found for found in self._walk(parent) if found[0].startswith(prefix)))
         except FileNotFoundError:
-            return []
+            return {}
 
     def delete(self, name: str) -> None:
         *parents, last = components(name)
@@ -79,10 +97,11 @@ class FileStore:
             self._translated(name),
             self._directory(parents) as directory,
         ):
-            os.unlink(last, dir_fd=directory)
+            with self._swap_lock():
+                os.unlink(last, dir_fd=directory)
             os.fsync(directory)
 
-    def _walk(self, parent: str) -> Iterator[str]:
+    def _walk(self, parent: str) -> Iterator[tuple[str, int]]:
         with self._directory(components(parent) if parent else []) as directory:
             with os.scandir(directory) as found:
                 entries = list(found)
@@ -91,9 +110,31 @@ class FileStore:
                 if not NAME.fullmatch(entry.name):
                     continue
                 if entry.is_file(follow_symlinks=False):
-                    yield name
+                    with suppress(FileNotFoundError):  # deleted since it was listed
+                        yield name, entry.stat(follow_symlinks=False).st_size
                 elif entry.is_dir(follow_symlinks=False):
                     yield from self._walk(name)
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[tuple[int, int]]:
+        """Descriptors of the name's directory and of `.tmp`, both made if need be, the latter with its flock."""
+        parents = components(name)[:-1]
+        with self._translated(name):
+            self._make([_TEMPORARY])
+            self._make(parents)
+            with self._directory(parents) as directory, self._directory([_TEMPORARY]) as temporary:
+                fcntl.flock(temporary, fcntl.LOCK_SH)
+                yield directory, temporary
+
+    @contextmanager
+    def _swap_lock(self) -> Iterator[None]:
+        with self._directory([]) as root:
+            fd = os.open(_SWAP_LOCK, _LOCK, 0o600, dir_fd=root)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
 
     @contextmanager
     def _directory(self, parts: Sequence[str]) -> Iterator[int]:
@@ -148,6 +189,23 @@ def _failure(root: Path, name: str, error: OSError) -> Failure:
 
 def _create(data: bytes, temporary: int, directory: int, name: str) -> bool:
     """Write data durably to a temporary file and give it its name. False if the name is taken."""
+    with _unfinished(data, temporary) as unfinished:
+        try:
+            os.link(unfinished, name, src_dir_fd=temporary, dst_dir_fd=directory, follow_symlinks=False)
+        except FileExistsError:
+            return False
+    return True
+
+
+def _replace(data: bytes, temporary: int, directory: int, name: str) -> None:
+    """Write data durably to a temporary file, which takes the place of the one of that name."""
+    with _unfinished(data, temporary) as unfinished:
+        os.rename(unfinished, name, src_dir_fd=temporary, dst_dir_fd=directory)
+
+
+@contextmanager
+def _unfinished(data: bytes, temporary: int) -> Iterator[str]:
+    """The name of a temporary file with that content, synced; gone in the end unless it was renamed."""
     unfinished = secrets.token_hex(16)
     fd = os.open(unfinished, _CREATE, 0o600, dir_fd=temporary)
     try:
@@ -156,12 +214,10 @@ def _create(data: bytes, temporary: int, directory: int, name: str) -> bool:
             while view:
                 view = view[file.write(view) :]
             os.fsync(fd)
-        os.link(unfinished, name, src_dir_fd=temporary, dst_dir_fd=directory, follow_symlinks=False)
-    except FileExistsError:
-        return False
+        yield unfinished
     finally:
-        os.unlink(unfinished, dir_fd=temporary)
-    return True
+        with suppress(FileNotFoundError):
+            os.unlink(unfinished, dir_fd=temporary)
 
 
 def _sweep(temporary: Path) -> None:

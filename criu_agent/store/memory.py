@@ -1,10 +1,9 @@
 """A store that lives as long as its process: what tests use, and the shortest reading of the promises."""
 
 import threading
-from collections.abc import Sequence
 
 from criu_agent.errors import NotFound
-from criu_agent.store.base import components
+from criu_agent.store.base import check_register, components
 
 
 class MemoryStore:
@@ -12,12 +11,12 @@ class MemoryStore:
         self.objects: dict[str, bytes] = {}
         self._lock = threading.Lock()
 
-    def get(self, name: str, limit: int) -> bytes:
+    def get(self, name: str, limit: int, *, offset: int = 0) -> bytes:
         components(name)
         with self._lock:
             if name not in self.objects:
                 raise NotFound(f"there is no object {name}")
-            return self.objects[name][:limit]
+            return self.objects[name][offset : offset + limit]
 
     def put(self, name: str, data: bytes) -> bool:
         components(name)
@@ -27,14 +26,23 @@ class MemoryStore:
             self.objects[name] = bytes(data)
             return True
 
+    def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+        components(name)
+        check_register(new)
+        with self._lock:
+            if self.objects.get(name) != old:
+                return False
+            self.objects[name] = bytes(new)
+            return True
+
     def size(self, name: str) -> int | None:
         components(name)
         with self._lock:
             return len(self.objects[name]) if name in self.objects else None
 
-    def list(self, prefix: str) -> Sequence[str]:
+    def list(self, prefix: str) -> dict[str, int]:
         with self._lock:
-            return sorted(name for name in self.objects if name.startswith(prefix))
+            return {name: len(self.objects[name]) for name in sorted(self.objects) if name.startswith(prefix)}
 
     def delete(self, name: str) -> None:
         components(name)

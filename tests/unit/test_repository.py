@@ -3,7 +3,6 @@
 import io
 import os
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -80,7 +79,7 @@ def opened(store: MemoryStore | None = None) -> Repository:
 def test_a_repository_keeps_its_id() -> None:
     store = MemoryStore()
     assert opened(store).id == opened(store).id
-    assert store.list("") == ["config"]
+    assert list(store.list("")) == ["config"]
 
 
 def test_a_repository_of_a_later_version_is_refused_before_its_content_is_looked_at() -> None:
@@ -187,9 +186,9 @@ class DyingStore(MemoryStore):
         if self.left < 0 or (self.left == 0 and self.after is not now_or_before):
             raise Failure("the host died")
 
-    def get(self, name: str, limit: int) -> bytes:
+    def get(self, name: str, limit: int, *, offset: int = 0) -> bytes:
         self._dead(now_or_before=True)
-        data = super().get(name, limit)
+        data = super().get(name, limit, offset=offset)
         self._dead(now_or_before=False)
         return data
 
@@ -205,7 +204,7 @@ class DyingStore(MemoryStore):
         self._dead(now_or_before=False)
         return size
 
-    def list(self, prefix: str) -> Sequence[str]:
+    def list(self, prefix: str) -> dict[str, int]:
         self._dead(now_or_before=True)
         names = super().list(prefix)
         self._dead(now_or_before=False)

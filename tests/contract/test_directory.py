@@ -1,0 +1,108 @@
+"""What a store in a directory promises beside the contract."""
+
+import errno
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from criu_agent.errors import Corrupt, Failure
+from criu_agent.store.file import FileStore
+
+
+def files_below(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
+
+
+def test_only_the_owner_can_read_the_directory(tmp_path: Path) -> None:
+    previous = os.umask(0)
+    try:
+        FileStore(tmp_path / "r").put("a/b", b"x")
+    finally:
+        os.umask(previous)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in [tmp_path / "r", *(tmp_path / "r").rglob("*")]}
+    assert modes == {"r": 0o700, ".tmp": 0o700, "a": 0o700, "b": 0o600}
+
+
+def test_an_object_has_its_name_only_after_its_bytes_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(tmp_path)
+    store.put("d/first", b"")
+    calls: list[str] = []
+
+    def recorded(name: str) -> None:
+        real = getattr(os, name)
+
+        def call(first: object, *args: object, **options: object) -> object:
+            kind = ""
+            if name == "fsync":
+                kind = " directory" if Path(f"/proc/self/fd/{first}").is_dir() else " file"
+            calls.append(name + kind)
+            return real(first, *args, **options)
+
+        monkeypatch.setattr(os, name, call)
+
+    for name in ("fsync", "link", "unlink"):
+        recorded(name)
+    store.put("d/a", b"x")
+    assert calls == ["fsync file", "link", "unlink", "fsync directory"]
+
+
+def test_no_link_is_followed_and_what_is_no_file_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"s")
+    store = FileStore(tmp_path / "r")
+    store.put("d/a", b"x")
+    (tmp_path / "r/d/link").symlink_to(secret)
+    (tmp_path / "r/e").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "r/d/fifo")
+    for name in ("d/link", "e/secret"):
+        with pytest.raises(Failure):
+            store.get(name, 1)
+    with pytest.raises(Corrupt, match="not a regular file"):
+        store.get("d/fifo", 1)
+    assert list(store.list("")) == ["d/a"]
+
+
+def test_what_a_killed_writer_left_is_never_listed_and_is_removed_later(tmp_path: Path) -> None:
+    FileStore(tmp_path).put("a", b"x")
+    (tmp_path / ".tmp/left").write_bytes(b"half")
+    assert list(FileStore(tmp_path).list("")) == ["a"]
+    assert files_below(tmp_path) == {"a"}
+
+
+def test_the_temporary_file_of_a_living_writer_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(tmp_path)
+    real = os.link
+
+    def others_open_the_store_now(*args: object, **options: object) -> None:
+        FileStore(tmp_path)
+        real(*args, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "link", others_open_the_store_now)
+    assert store.put("a", b"x") is True
+
+
+@pytest.mark.parametrize("call", ["fsync", "link"])
+def test_a_full_disk_leaves_no_object_and_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str) -> None:
+    store = FileStore(tmp_path)
+    store.put("d/before", b"x")
+
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        with pytest.raises(Failure, match="no space left") as caught:
+            store.put("d/a", b"x")
+    assert "free some space" in caught.value.hint
+    assert files_below(tmp_path) == {"d/before"}
+    assert store.put("d/a", b"x") is True
+
+
+def test_a_directory_that_is_a_file_says_so(tmp_path: Path) -> None:
+    (tmp_path / "r").write_bytes(b"")
+    with pytest.raises(Failure, match="Not a directory"):
+        FileStore(tmp_path / "r")

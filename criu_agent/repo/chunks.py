@@ -29,7 +29,6 @@ import zstandard
 from blake3 import blake3
 
 from criu_agent.errors import Corrupt, Failure, NotFound
-from criu_agent.model import Blob
 from criu_agent.store.base import Store
 
 CHUNK_SIZE = 1 << 20
@@ -38,6 +37,15 @@ _HEADER = struct.Struct("<I32s")  # length of the frame, its BLAKE3
 _FRAME_LIMIT = CHUNK_SIZE + (1 << 16)  # above ZSTD_compressBound(CHUNK_SIZE)
 _ZEROS = bytes(CHUNK_SIZE)
 _WORKERS = min(8, 2 * (os.cpu_count() or 1))  # twice the cores: half of them wait for fsync
+
+
+@dataclass(frozen=True, kw_only=True)
+class Blob:
+    """Of format 1: a size and the names of chunks in order; "" is a chunk of zero bytes, which is not stored."""
+
+    size: int
+    chunks: tuple[str, ...]
+
 
 Advance = Callable[[int], None]
 _Item = TypeVar("_Item")

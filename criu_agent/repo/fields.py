@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any, NoReturn, TypeVar, cast
 
 from criu_agent.errors import Corrupt
-from criu_agent.model import Blob, Tree
-from criu_agent.repo.chunks import CHUNK_SIZE
+from criu_agent.model import Tree
+from criu_agent.repo.chunks import CHUNK_SIZE, Blob
 from criu_agent.store.base import NAME
 
 HEX = re.compile(r"[0-9a-f]{64}")

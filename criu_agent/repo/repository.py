@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from blake3 import blake3
 
 from criu_agent.errors import Corrupt, HostCannot, NotFound
-from criu_agent.model import Blob, Manifest, Snapshot
+from criu_agent.model import Manifest, Snapshot
 from criu_agent.repo import chunks, manifest, specs
-from criu_agent.repo.chunks import Advance, Readable, nothing
+from criu_agent.repo.chunks import Advance, Blob, Readable, nothing
 from criu_agent.repo.fields import HEX, Fields
 from criu_agent.store.base import Store
 from criu_agent.store.document import behind_version_line, from_json, to_json, version_line

@@ -13,9 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from criu_agent.errors import Corrupt, Failure
-from criu_agent.model import Blob
 from criu_agent.repo import chunks
-from criu_agent.repo.chunks import CHUNK_SIZE, load, object_name, save, stream, verify
+from criu_agent.repo.chunks import CHUNK_SIZE, Blob, load, object_name, save, stream, verify
 from criu_agent.store.memory import MemoryStore
 
 ZEROS = bytes(CHUNK_SIZE)

@@ -5,7 +5,7 @@ Sizes are bytes, times are RFC 3339 UTC strings (`2026-11-21T03:14:15.123456Z`) 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
 RunStateName = Literal[
     "starting",
@@ -67,16 +67,64 @@ class RunState:
     updated: str = ""
 
 
+# A part of a blob: the number of a piece in the manifest's table, or -1 for zeros; the first page of it, counted from
+# the piece's beginning; how many pages. A page is 4096 bytes, and a blob's last one may be shorter.
+Extent = tuple[int, int, int]
+
+# Pages that lie one after the other in a stream: the number of the first one, and how many. The number of a page of
+# memory is its virtual address / 4096, else its offset / 4096.
+PageRun = tuple[int, int]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Blob:
-    """Bytes in the repository: their total size and the names of their chunks in order.
-
-    A chunk name is the lower-case hex BLAKE3-256 of the plain chunk; "" is a chunk of zero bytes, which is
-    not stored. Every chunk but the last is `repo.chunks.CHUNK_SIZE` bytes long.
-    """
+    """Bytes in the repository: how many, and the extents that they lie in, in order (docs/format.md)."""
 
     size: int
-    chunks: tuple[str, ...]
+    extents: tuple[Extent, ...]
+
+
+class Piece(NamedTuple):
+    """Up to 256 KiB that are compressed, named and verified as a whole; one frame of a pack."""
+
+    name: str  # 32 hex digits: the keyed BLAKE3 of the plain bytes, cut to 16 bytes
+    pack: int  # its number in the table
+    offset: int  # of the frame in the pack's plain content
+    stored: int  # length of the frame
+    plain: int
+
+
+class Pack(NamedTuple):
+    """An object full of frames."""
+
+    id: str  # 32 hex digits
+    length: int  # of the plain content with its padding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """All pieces that the blobs of one manifest name, and the packs that they lie in."""
+
+    packs: tuple[Pack, ...]
+    pieces: tuple[Piece, ...]
+
+
+class Readable(Protocol):
+    def readinto(self, buffer: memoryview, /) -> int | None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """A stream that is to be saved: `size` bytes of `content`, from its position on.
+
+    `stream` is what it is called in every snapshot of the run: the stream of that name in the snapshot before is
+    what it is compared with. `runs` numbers its pages; () numbers them by their offsets.
+    """
+
+    stream: str
+    size: int
+    content: Readable
+    runs: tuple[PageRun, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

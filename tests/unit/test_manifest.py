@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from criu_agent.errors import Corrupt, HostCannot
-from criu_agent.model import Blob, Host, Manifest, Tree
-from criu_agent.repo.chunks import CHUNK_SIZE
+from criu_agent.model import Host, Manifest, Tree
+from criu_agent.repo.chunks import CHUNK_SIZE, Blob
 from criu_agent.repo.manifest import SIZE_LIMIT, VERSION, decode, encode
 
 HEADER = b"criu-agent manifest 1\n"

@@ -9,8 +9,8 @@ import pytest
 from blake3 import blake3
 
 from criu_agent.errors import Corrupt, Failure, HostCannot, NotFound, Usage
-from criu_agent.model import Blob, Host, Manifest, Snapshot, Tree
-from criu_agent.repo.chunks import CHUNK_SIZE
+from criu_agent.model import Host, Manifest, Snapshot, Tree
+from criu_agent.repo.chunks import CHUNK_SIZE, Blob
 from criu_agent.repo.repository import Repository, open_or_init
 from criu_agent.store.memory import MemoryStore
 

@@ -15,7 +15,8 @@ from criu_agent.fs.entry import KINDS, LINK, Entry, from_line, to_line
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.fs.scan import scan
 from criu_agent.fs.tree import capture, save
-from criu_agent.model import Blob, Tree
+from criu_agent.model import Tree
+from criu_agent.repo.chunks import Blob
 from criu_agent.repo.repository import Repository, open_or_init
 from criu_agent.store.memory import MemoryStore
 

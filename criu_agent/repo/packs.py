@@ -1,0 +1,99 @@
+"""Packs: frames one after the other, an object each (docs/format.md)."""
+
+import secrets
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from criu_agent.errors import Failure
+from criu_agent.store.base import Store
+
+PACK = 16 << 20  # plain bytes of one at most
+SEGMENT = 1 << 20  # plain bytes that are encrypted, and read, as a whole
+
+Seal = Callable[[str, Sequence[bytes]], bytes]
+
+
+class Writer:
+    """Collects frames into packs; each that is full is sealed and put while the next one fills.
+
+    seal(id, parts) makes an object of the plain content, which is the parts one after the other. At most `uploads`
+    packs are under way at a time. Threads are there from the first full pack until `wait`.
+    """
+
+    def __init__(self, store: Store, run_id: str, seal: Seal, *, uploads: int = 2) -> None:
+        self.added = 0  # bytes of objects that are durable
+        self.lengths: dict[str, int] = {}  # of each pack that was closed, with its padding
+        self._store = store
+        self._prefix = prefix(run_id)
+        self._seal = seal
+        self._uploads = uploads
+        self._id = ""
+        self._frames: list[bytes] = []
+        self._length = 0
+        self._pool: ThreadPoolExecutor | None = None
+        self._under_way: deque[Future[int]] = deque()
+
+    def add(self, frame: bytes) -> tuple[str, int]:
+        """Append a frame: the id of its pack, and its offset there."""
+        if self._length + len(frame) > PACK:
+            self._close_pack()
+        if not self._frames:
+            self._id = secrets.token_hex(16)
+        offset = self._length
+        self._frames.append(frame)
+        self._length += len(frame)
+        return self._id, offset
+
+    def wait(self) -> None:
+        """Until every pack that was closed is durable, and no thread is left. Raises what a put raised."""
+        try:
+            while self._under_way:
+                self.added += self._under_way.popleft().result()
+        finally:
+            self.stop()
+
+    def stop(self) -> None:
+        """No thread is left, whatever comes of the packs that are under way."""
+        while self._under_way:
+            self._under_way.popleft().cancel()
+        if self._pool:
+            self._pool.shutdown()
+            self._pool = None
+
+    def finish(self) -> None:
+        """The open pack is closed, too, and everything is durable."""
+        if self._frames:
+            self._close_pack()
+        self.wait()
+
+    def _close_pack(self) -> None:
+        padded = padme(self._length)
+        parts = [*self._frames, bytes(padded - self._length)]
+        self.lengths[self._id] = padded
+        while len(self._under_way) >= self._uploads:
+            self.added += self._under_way.popleft().result()
+        self._pool = self._pool or ThreadPoolExecutor(self._uploads)
+        self._under_way.append(self._pool.submit(self._put, self._id, parts))
+        self._frames, self._length = [], 0
+
+    def _put(self, pack: str, parts: list[bytes]) -> int:
+        sealed = self._seal(pack, parts)
+        parts.clear()  # their memory is free while the store works
+        name = self._prefix + pack
+        # an answer that was lost makes a store say that the name is taken: then it is by us
+        if not self._store.put(name, sealed) and self._store.get(name, len(sealed) + 1) != sealed:
+            raise Failure(f"the store has another object {name} already")
+        return len(sealed)
+
+
+def prefix(run_id: str) -> str:
+    """What the names of a run's packs begin with; the pack's id follows."""
+    return f"packs/{run_id}/"
+
+
+def padme(length: int) -> int:
+    """A pack's length with its padding: it shows the store only the first few bits of what is in it."""
+    exponent = length.bit_length() - 1
+    free = exponent - exponent.bit_length()
+    return length if free <= 0 else -(-length >> free << free)

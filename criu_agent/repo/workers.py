@@ -1,0 +1,36 @@
+"""Work that is spread over threads, in order. They live as long as the call: whoever forks between two calls forks
+without threads. Hashing, zstd, AES, fsync and pread release the GIL."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+WORKERS = min(6, os.cpu_count() or 1)  # more would only wait for the one thread that reads
+
+Advance = Callable[[int], None]
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+def nothing(_done: int) -> None:
+    """An Advance that tells nobody."""
+
+
+def in_order(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], *, workers: int = WORKERS, ahead: int = 2 * WORKERS
+) -> Iterator[_Result]:
+    """work(item) of each item, by threads but in the items' order, at most `ahead` items before the consumer."""
+    pending: deque[Future[_Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(work, item))
+                while pending and (len(pending) >= ahead or pending[0].done()):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()

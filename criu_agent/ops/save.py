@@ -9,7 +9,9 @@ from typing import Any
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
 from criu_agent.model import Blob, Host, Manifest, Snapshot
+from criu_agent.ops import automatic
 from criu_agent.ops.live import Live, Progress
+from criu_agent.repo.policy import AUTOMATIC
 from criu_agent.repo.repository import Repository
 
 
@@ -22,6 +24,7 @@ class Request:
     tags: tuple[str, ...]
     sequence: int
     parent: str
+    automatic: bool = False  # the supervisor takes it by itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +92,9 @@ def save(
                     "stdin_open": spec.stdin_open,
                     "through": list(spec.through),
                     "started": spec.created,
+                    **automatic.saved(spec),
                 },
+                **({AUTOMATIC: {}} if request.automatic else {}),
                 "terminal": instant.terminal.saved,
                 "connections": instant.connections,
                 "network": instant.network,

@@ -73,6 +73,12 @@ def surplus(snapshots: Sequence[Snapshot], run_id: str, count: int) -> list[Snap
     return [one for one in ours[:-count] if one is not line[-1]]
 
 
+def newest(snapshots: Sequence[Snapshot], run_id: str) -> str:
+    """The id of that run's newest snapshot by its number; "" if it has none."""
+    line = of_run(run_id, snapshots)
+    return line[-1].id if line else ""
+
+
 def is_automatic(manifest: Manifest) -> bool:
     """Whether the supervisor took it by itself. Its reason does not tell: a user may give any."""
     return AUTOMATIC in manifest.resources

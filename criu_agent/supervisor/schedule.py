@@ -11,7 +11,7 @@ from collections.abc import Callable
 from criu_agent import durations
 
 _LOOKS = 10  # at the CPU time in one `on_idle`
-_SHARE = 0.05  # of one CPU: a full-screen program that waits at its prompt uses up to that for its own timers
+_SHARE = 0.1  # of one CPU: OpenCode uses 0.02 to 0.06 while it waits at its prompt, Codex 0.0005
 _GRAIN = 0.1  # seconds of CPU time that are always allowed: what is left of a dump, a timer in a short `on_idle`
 _FIRST_PAUSE = 1.0  # seconds; doubled with each failure
 _LONGEST_PAUSE = 300.0
@@ -22,7 +22,7 @@ Clock = Callable[[], float]
 class Idleness:
     """Whether a run has done nothing for `limit` seconds.
 
-    Nothing means: it printed nothing, was given no input, and used less CPU time than 5 % of one CPU over that time.
+    Nothing means: it printed nothing, was given no input, and used less than a tenth of one CPU over that time.
     So an agent that waits at its prompt is idle, and one that waits for a slow answer from elsewhere is, too: in both
     cases a snapshot of now is as good as one of later. One that shows a spinner is not.
 

@@ -15,16 +15,18 @@ from criu_agent.errors import Failure, Usage
 from criu_agent.model import RunState
 from criu_agent.ops import checkpoint
 from criu_agent.ops.live import Live
-from criu_agent.supervisor import terminal
+from criu_agent.supervisor import automatic, terminal
+from criu_agent.supervisor.automatic import Automatic
 from criu_agent.supervisor.checkpoints import Checkpoints
 from criu_agent.supervisor.clients import Client
 from criu_agent.supervisor.guests import Guests
 from criu_agent.supervisor.jobs import Jobs
+from criu_agent.supervisor.schedule import Schedule
 from criu_agent.supervisor.session import Session
 from criu_agent.supervisor.supervised import Supervised
 
 _LINGER = 15.0  # seconds that a run which ended at once waits for the client that started it, while that lives
-_LONGEST_STOP = 1e6  # seconds; what poll takes at most is twice as long
+_LONGEST_TURN = _LONGEST_STOP = 1e6  # seconds; what poll takes at most is twice as long
 _LAST_WORDS = 5.0  # seconds for clients to take what was sent to them at the end
 
 
@@ -35,11 +37,19 @@ class Server:
     """
 
     def __init__(self, live: Live, state: RunState, listener: socket.socket, *, starter: int, awaited: bool) -> None:
-        self.run = Supervised(live, state)
+        self._schedule = Schedule(
+            every=live.spec.every,
+            on_idle=live.spec.on_idle,
+            saved=bool(state.last_snapshot),
+            clock=time.monotonic,
+            cpu=automatic.cpu_seconds(live.cgroup),
+        )
+        self.run = Supervised(live, state, on_output=self._schedule.active)
         self._listener = listener
         self._clients: list[Client] = []
         self._jobs = Jobs()
-        self._checkpoints = Checkpoints(self.run, self._jobs)
+        self._checkpoints = Checkpoints(self.run, self._jobs, self._schedule)
+        self._automatic = Automatic(self.run, self._jobs, self._checkpoints, self._schedule)
         self._guests = Guests(live)
         self._awaited = awaited
         self._starter = starter
@@ -49,7 +59,7 @@ class Server:
             "resize": partial(terminal.resize, self.run),
             "detach": lambda client, _: terminal.detach(self.run, client),
             "checkpoint": self._checkpoints.ask,
-            "cancel": lambda _client, _message: self._checkpoints.give_up(),
+            "cancel": lambda client, _: self._checkpoints.cancel(client),
             "plan": self._plan,
             "stop": self._stop,
             "kill": self._kill,
@@ -66,11 +76,11 @@ class Server:
         self._finish()
 
     def _timeout(self) -> float | None:
-        times = [session.tick() for session in self._sessions()]
+        times = [self._automatic.wait(), *(session.tick() for session in self._sessions())]
         if self.run.kill_at is not None:
             times.append(max(self.run.kill_at - time.monotonic(), 0))
         due = [seconds for seconds in times if seconds is not None]
-        return min(due) if due else None
+        return min(*due, _LONGEST_TURN) if due else None
 
     def _turn(self, timeout: float | None) -> None:
         sources = self._sources()
@@ -80,6 +90,7 @@ class Server:
         for fd, _ in poller.poll(None if timeout is None else timeout * 1000):
             sources[fd][1]()
         self.run.kill_if_due()
+        self._automatic.tick()
 
     def _sources(self) -> dict[int, tuple[int, Callable[[], object]]]:
         """What to wait for: descriptor, events, and what to do then."""
@@ -178,6 +189,7 @@ class Server:
             self._on_frame(client, kind, payload)
 
     def _drop(self, client: Client) -> None:
+        self._checkpoints.forget(client)
         if client.session is not None:
             client.session.detach(client)
         if client in self._clients:
@@ -194,6 +206,8 @@ class Server:
                 log.exception("a request failed")
                 client.fail(Failure(f"internal error: {error!r}", hint="please report it with the supervisor.log"))
         elif client.session is not None and kind is Kind.OUTPUT:
+            if client.session is self.run.session:
+                self._schedule.active()
             client.session.give(payload)
         elif client.session is not None and kind is Kind.INPUT_END:
             client.session.end_input()

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Any
 
 from criu_agent import log, runs
@@ -20,10 +21,11 @@ class Supervised:
     """One live run. Everything here is for the loop's thread only.
 
     status is the wait status of PID 1 once that has ended; kill_at, on the monotonic clock, when the run is killed
-    if it has not ended by then.
+    if it has not ended by then. on_output is called whenever the run has printed something.
     """
 
-    def __init__(self, live: Live, state: RunState) -> None:
+    def __init__(self, live: Live, state: RunState, *, on_output: Callable[[], None]) -> None:
+        self._on_output = on_output
         self.live = live
         self.state = state
         self.session = Session(live.console, self._record)
@@ -31,6 +33,7 @@ class Supervised:
         self.root = os.pidfd_open(live.root_pid)
         self.status: int | None = None
         self.suspended = False
+        self.is_written = True  # what is on the disk is the state as it is now
         self.kill_at: float | None = None
         self._log = OutputLog(live.directory / "output.log")
 
@@ -38,10 +41,13 @@ class Supervised:
         self.state = dataclasses.replace(self.state, updated=runs.now(), **changes)
         try:
             runs.write_state(self.live.directory, self.state)
+            self.is_written = True
         except OSError as error:  # a full disk: the run goes on, and the next change is written again
+            self.is_written = False
             log.warning("cannot write the state %s: %s", self.state.state, error)
 
     def _record(self, stream: Stream, data: bytes) -> None:
+        self._on_output()
         self._log.write(stream, data)
         self.live.scrollback.add(data)
         if self.session.is_terminal:

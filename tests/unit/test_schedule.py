@@ -189,10 +189,10 @@ def test_a_run_that_computes_is_not_idle(world: World) -> None:
     assert len(world.run(schedule, 10_000)) == 1
 
 
-def test_a_program_that_draws_its_prompt_s_cursor_is_idle_and_is_saved_once(world: World) -> None:
-    """A full-screen agent on Node uses some per cent of a CPU while it waits for its user."""
+def test_a_full_screen_program_that_waits_at_its_prompt_is_idle_and_is_saved_once(world: World) -> None:
+    """OpenCode uses up to 6 % of a CPU while it waits for its user."""
     schedule = world.schedule(on_idle=30)
-    assert len(world.run(schedule, 10_000, cpu=0.03)) == 1
+    assert len(world.run(schedule, 10_000, cpu=0.06)) == 1
 
 
 def test_what_a_dump_uses_of_the_cpu_does_not_make_the_run_busy(world: World) -> None:
@@ -242,7 +242,7 @@ def test_a_short_burst_of_work_is_news(world: World) -> None:
     schedule = world.schedule(on_idle=30)
     assert len(world.run(schedule, 100)) == 1
     assert world.run(schedule, 100_000) == []
-    world.cpu += 2.0
+    world.cpu += 5.0
     assert len(world.run(schedule, 100)) == 1, "however long it was quiet before"
     assert world.run(schedule, 100) == []
 

@@ -43,6 +43,9 @@ class RunSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     repository: str = ""  # URL or path of the repository that snapshots go to
     remove_on_exit: bool = False
+    every: float | None = None  # seconds from one automatic checkpoint to the next
+    on_idle: float | None = None  # seconds of doing nothing after which an automatic checkpoint is taken
+    keep_last: int | None = None  # automatic snapshots that are kept; None: all of them
     created: str = ""
 
 
@@ -60,6 +63,8 @@ class RunState:
     last_snapshot_time: str = ""
     last_snapshot_size: int = 0
     sequence: int = 0  # of the last snapshot
+    checkpoint_error: str = ""  # why the newest automatic checkpoint failed, until one succeeds
+    checkpoint_error_time: str = ""
     suspended_at: str = ""  # the snapshot that the run was stopped at, until it runs again
     epoch: int = 1
     network_lock: str = ""  # nft table that CRIU left to hold connections of a suspended run

@@ -4,6 +4,7 @@ import os
 import signal as signals
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +12,7 @@ from criu_agent import config as configuration
 from criu_agent import runs
 from criu_agent.cli import show, terminal
 from criu_agent.cli.context import Context, verb
+from criu_agent.cli.options import duration
 from criu_agent.control import Client
 from criu_agent.errors import Failure, Interrupted, ToolFailed, Usage
 from criu_agent.linux import proc
@@ -54,14 +56,25 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
 )
 @click.option("--net", type=click.Choice(["host"]), default="host", help="Network of the run", show_default=True)
 @click.option("--through", multiple=True, metavar="PATH", help="Write PATH through to the host as well")
+@click.option("--every", metavar="TIME", help="Take a snapshot every 90s, 5m, 2h, 1d while it runs")
+@click.option("--on-idle", metavar="TIME", help="Take one when it has been idle for so long: 30s")
+@click.option(
+    "--keep-last",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Keep the newest N of these snapshots; others of the run are never deleted",
+)
 @click.option("--restore-if-exists", is_flag=True, help="Resume the run of that --name if there is one")
 @click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
 @click.pass_obj
-def run_verb(context: Context, /, command: tuple[str, ...], **options: object) -> int:
+def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401 - click's values
     """Start COMMAND as a run: it can be checkpointed, suspended and restored from then on.
 
     In a terminal this is start plus attach: ctrl-\\ detaches, and the run goes on. The working directory is
     the real one; everything else that the command writes goes to a layer of the run's own.
+
+    A snapshot of --every or --on-idle that cannot be taken never stops the run: it is tried again, and `ps` says so.
+    A run is idle when it prints nothing, is given no input and uses hardly any CPU time; it is saved once then.
 
     Exit codes: the command's own, 128+N for a signal, 75 when the run was suspended, 125 when criu-agent
     failed, 126 when COMMAND cannot be executed, 127 when there is none.
@@ -105,7 +118,7 @@ def _existing(context: Context, name: object) -> runs.Run | None:
     return found[0] if found and found[0].state.last_snapshot and not found[0].alive else None
 
 
-def _spec(context: Context, command: tuple[str, ...], options: dict[str, object]) -> RunSpec:
+def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -> RunSpec:
     run_id = runs.new_id()
     name = str(options["name"] or "") or f"{_stem(command[0])}-{run_id[:4]}"
     workdir = os.path.realpath(str(options["workdir"] or "."))
@@ -115,6 +128,10 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, object]
     if with_terminal and not options["detach"] and not os.isatty(0):
         raise Usage("--tty needs a terminal on standard input", hint="use --detach --tty, or leave --tty out")
     user = _user(options["user"])
+    if options["keep_last"] and not (options["every"] or options["on_idle"]):
+        raise Usage(
+            "--keep-last is of automatic snapshots", hint="say when they are taken: --every 5m, --on-idle 30s"
+        )
     return RunSpec(
         id=run_id,
         name=runs.check_name(name),
@@ -129,6 +146,9 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, object]
         labels=pairs(_texts(options["label"])),
         repository=context.config.repository,
         remove_on_exit=bool(options["remove"]),
+        every=duration("--every", options["every"]),
+        on_idle=duration("--on-idle", options["on_idle"]),
+        keep_last=options["keep_last"],
         created=runs.now(),
     )
 

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from criu_agent import runs
+from criu_agent import durations, runs
 from criu_agent.box.cgroup import Cgroup, find_root
 from criu_agent.cli import show
 from criu_agent.cli.context import Context, verb
 from criu_agent.cli.run import SUSPENDED, require_alive
 from criu_agent.control import Client, Message, NoAnswer
 from criu_agent.errors import Failure, Interrupted, NotFound, Timeout, Usage
+from criu_agent.model import RunState
 
 if TYPE_CHECKING:
     from criu_agent.supervisor.output import Piece
@@ -49,16 +50,29 @@ def _row(run: runs.Run, no_trunc: bool) -> tuple[object, ...]:
     state = run.shown_state
     if state == "exited":
         state = f"exited ({run.state.exit_code})"
+    elif run.alive and run.state.checkpoint_error:
+        state = f"{state} (checkpoint failing)"
     return (
         run.spec.id,
         run.spec.name,
         state,
         command if no_trunc or len(command) <= 30 else command[:29] + "…",
         show.age(run.spec.created),
-        show.age(run.state.last_snapshot_time),
+        _last_snapshot(run.state),
         show.size(run.state.last_snapshot_size) if run.state.last_snapshot else "-",
         run.state.epoch,
     )
+
+
+def _last_snapshot(state: RunState) -> str:
+    """Its id, and how old what it holds is by now."""
+    age = _snapshot_age(state)
+    return "-" if age is None else f"{state.last_snapshot[:8]} {durations.rough(age)} ago"
+
+
+def _snapshot_age(state: RunState) -> float | None:
+    """Seconds since the run was frozen for its newest durable snapshot; None without one."""
+    return show.seconds_since(state.last_snapshot_time) if state.last_snapshot_time else None
 
 
 def _described(run: runs.Run) -> dict[str, object]:
@@ -74,6 +88,9 @@ def _described(run: runs.Run) -> dict[str, object]:
         "exit_code": run.state.exit_code,
         "last_snapshot": run.state.last_snapshot or None,
         "last_snapshot_time": run.state.last_snapshot_time or None,
+        "age_seconds": _snapshot_age(run.state),
+        "checkpoint_error": run.state.checkpoint_error or None,
+        "checkpoint_error_time": run.state.checkpoint_error_time or None,
         "size": run.state.last_snapshot_size,
         "epoch": run.state.epoch,
         "error": run.state.error or None,

@@ -61,12 +61,17 @@ def age(moment: str) -> str:
     """'2026-11-21T03:14:15Z' -> '5 minutes ago'; '-' for no moment."""
     if not moment:
         return "-"
-    seconds = (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()
+    seconds = seconds_since(moment)
     for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60), ("second", 1)):
         count = int(seconds // length)
         if count:
             return f"{count} {unit}{'' if count == 1 else 's'} ago"
     return "now"
+
+
+def seconds_since(moment: str) -> float:
+    """From that time until now; 0 for one that is still to come, on a host whose clock was set back."""
+    return max((datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds(), 0.0)
 
 
 class ProgressLine:

@@ -23,7 +23,7 @@ from criu_agent.errors import Failure
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import files, syscalls
 from criu_agent.model import Blob, Manifest, RunSpec, RunState, Snapshot, Tree
-from criu_agent.ops import host, live, plan, vault
+from criu_agent.ops import automatic, host, live, plan, vault
 from criu_agent.repo.reading import Reader
 from criu_agent.term import typeahead
 from criu_agent.term.console import Console, Pipes, Pty
@@ -71,6 +71,7 @@ def _spec(config: Config, manifest: Manifest) -> RunSpec:
         labels=manifest.labels,
         repository=config.repository,
         created=saved["started"],
+        **automatic.settings(saved),
     )
 
 

@@ -10,7 +10,9 @@ from criu_agent.criu import pagemap
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
 from criu_agent.model import Contents, Host, Manifest, RunSpec, Snapshot, Source, Table
+from criu_agent.ops import automatic
 from criu_agent.ops.live import Live, Progress
+from criu_agent.repo.policy import AUTOMATIC
 from criu_agent.repo.writer import Writer
 
 
@@ -23,6 +25,7 @@ class Request:
     tags: tuple[str, ...]
     parent: str
     full: bool = False  # store everything anew, whatever the parent has
+    automatic: bool = False  # the supervisor takes it by itself
 
     @property
     def base(self) -> str:
@@ -115,7 +118,9 @@ def _manifest(spec: RunSpec, request: Request, instant: Instant) -> Manifest:
                 "stdin_open": spec.stdin_open,
                 "through": list(spec.through),
                 "started": spec.created,
+                **automatic.saved(spec),
             },
+            **({AUTOMATIC: {}} if request.automatic else {}),
             "terminal": instant.terminal.saved,
             "connections": instant.connections,
             "network": instant.network,

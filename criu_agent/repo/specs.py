@@ -58,21 +58,21 @@ def _line_of(run: str, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     if named:
         # a name can be given again once its first run was removed: the newest of that name is meant
         newest = oldest_first(named)[-1]
-        return _of_run(newest.manifest.run_id, snapshots)
+        return of_run(newest.manifest.run_id, snapshots)
     fitting = [one for one in snapshots if is_prefix(run) and one.id.startswith(run)]
     runs = {one.manifest.run_id for one in snapshots if is_prefix(run) and one.manifest.run_id.startswith(run)}
     if len(fitting) + len(runs) > 1:
         found = sorted([f"snapshot {one.id[:16]}" for one in fitting] + [f"run {one}" for one in runs])
         raise NotFound(f"{run} is the beginning of {', '.join(found)}", hint="type more digits")
     if runs:
-        return _of_run(runs.pop(), snapshots)
+        return of_run(runs.pop(), snapshots)
     if fitting:
-        line = _of_run(fitting[0].manifest.run_id, snapshots)
+        line = of_run(fitting[0].manifest.run_id, snapshots)
         return line[: line.index(fitting[0]) + 1]
     raise NotFound(f"there is no snapshot {run}", hint=_HINT)
 
 
-def _of_run(run_id: str, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
+def of_run(run_id: str, snapshots: Sequence[Snapshot]) -> list[Snapshot]:
     """A run's snapshots by their number: within a run no clock is trusted."""
     return sorted(
         (one for one in snapshots if one.manifest.run_id == run_id),

@@ -145,8 +145,8 @@ class _Keeper:
 
 
 def _end(settings: Config, server: Server) -> None:
-    run = runs.by_id(settings, server.live.spec.id)
-    if run is not None and run.spec.remove_on_exit and server.state.state == "exited":
+    run = runs.by_id(settings, server.run.live.spec.id)
+    if run is not None and run.spec.remove_on_exit and server.run.state.state == "exited":
         runs.remove(run)
 
 

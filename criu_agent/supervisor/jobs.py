@@ -29,7 +29,7 @@ class Jobs:
         return self._thread is not None
 
     def start(self, work: Callable[[], T], done: Callable[[T | None, Failure | None], None]) -> None:
-        """Run work() in the thread, then done(result, error) in the loop."""
+        """Run work() in the thread, then done(result, error) in the loop. Failure if no thread can be had."""
 
         def body() -> None:
             result: T | None = None
@@ -46,8 +46,12 @@ class Jobs:
                 error = Failure(f"internal error: {failure!r}", hint="please report it with the supervisor.log")
             self.post(lambda: self._finish(lambda: done(result, error)))
 
-        self._thread = threading.Thread(target=body, name="job", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=body, name="job", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as failure:  # the limit of processes is reached
+            raise Failure(f"cannot begin: {failure}", hint="raise the limit of processes, or end some") from failure
+        self._thread = thread
 
     def _finish(self, done: Callable[[], None]) -> None:
         if self._thread is not None:

@@ -17,7 +17,7 @@ LEVELS = [
     {"store", "control", "runs"},
     {"linux"},
     {"config", "log"},
-    {"model"},
+    {"model", "durations"},
     {"errors"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

@@ -57,6 +57,10 @@ class Repository:
         """The bytes of a blob in pieces, each verified before it is handed out."""
         return chunks.stream(self.store, blob, advance=advance)
 
+    def pread(self, blob: Blob, offset: int, length: int) -> bytes:
+        """`length` verified bytes of a blob from `offset` on, fewer at its end."""
+        return chunks.pread(self.store, blob, offset, length)
+
     def commit(self, new: Manifest) -> Snapshot:
         """Write the manifest, the last write of a snapshot. Its `stored` is what was saved since the last one."""
         with self._lock:

@@ -111,6 +111,17 @@ def stream(store: Store, blob: Blob, *, advance: Advance = nothing) -> Iterator[
         advance(len(plain))
 
 
+def pread(store: Store, blob: Blob, offset: int, length: int) -> bytes:
+    """`length` bytes of a blob from `offset` on, fewer at its end. Reads only the chunks that they lie in."""
+    end = min(offset + length, blob.size)
+    if offset >= end:
+        return b""
+    first, last = offset // CHUNK_SIZE, -(-end // CHUNK_SIZE)
+    start = first * CHUNK_SIZE
+    part = Blob(size=min(last * CHUNK_SIZE, blob.size) - start, chunks=blob.chunks[first:last])
+    return b"".join(stream(store, part))[offset - start : end - start]
+
+
 def load(store: Store, blob: Blob, fd: int, *, advance: Advance = nothing) -> None:
     """Write a blob into the empty file `fd`, each chunk verified before; chunks of zeros become holes."""
     os.ftruncate(fd, blob.size)

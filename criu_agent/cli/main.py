@@ -37,6 +37,11 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "plan": ("state", "what a checkpoint would do, without taking it"),
         "snapshots": ("state", "list snapshots"),
     },
+    "Store": {
+        "ls": ("contents", "list the files in a snapshot"),
+        "dump": ("contents", "write a file of a snapshot to standard output"),
+        "diff": ("contents", "show what changed between two snapshots"),
+    },
     "Host": {
         "doctor": ("host", "check whether this host can do it"),
         "version": ("host", "show versions"),

@@ -33,7 +33,7 @@ def rebuild(tree: Tree, stream: Stream, into: Path) -> None:
             raise Failure(f"{into} is not empty")
     contents = _Contents(tree.blobs, stream)
     directories: list[Entry] = []
-    for entry in _entries(stream(tree.index)):
+    for entry in entries(stream(tree.index)):
         with _translated(into, entry):
             _make(into, entry, contents)
         if entry.kind == "directory":
@@ -90,7 +90,8 @@ class _Contents:
         return data
 
 
-def _entries(pieces: Iterator[bytes]) -> Iterator[Entry]:
+def entries(pieces: Iterator[bytes]) -> Iterator[Entry]:
+    """The entries in the bytes of an index, the root first. Corrupt for whatever breaks a rule of the format."""
     lines = _lines(pieces)
     if behind_version_line(next(lines, b""), "tree", VERSION, _INDEX):
         raise Corrupt(f"{_INDEX} is changed: there is more in its first line")

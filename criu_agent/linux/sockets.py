@@ -15,7 +15,7 @@ from typing import Literal
 from criu_agent.linux import syscalls
 
 # include/net/tcp_states.h; unix sockets use the same numbers
-_STATES = {
+STATES = {
     0x01: "established",
     0x02: "syn-sent",
     0x03: "syn-recv",
@@ -105,7 +105,7 @@ def _inet(
             protocol=protocol,
             local=_address(local),
             remote="" if remote.endswith(":0000") else _address(remote),
-            state=_STATES[int(state, 16)],
+            state=STATES[int(state, 16)],
             inode=int(inode),
             receive_queue=int(receive, 16),
             send_queue=int(send, 16),
@@ -200,7 +200,7 @@ def _unix(body: bytes) -> UnixSocket:
     return UnixSocket(
         inode=inode,
         type=_TYPES.get(kind, str(kind)),
-        state=_STATES.get(state, str(state)),
+        state=STATES.get(state, str(state)),
         name="@" + name[1:] if name.startswith("\0") else name,
         peer=struct.unpack("=I", peer)[0] if peer else None,
         pending=struct.unpack(f"={len(icons) // 4}I", icons),

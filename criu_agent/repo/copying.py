@@ -8,7 +8,7 @@ from dataclasses import replace
 from criu_agent.model import Blob, Contents, Extent, Snapshot, Source, Table, Tree
 from criu_agent.repo.reading import Reader
 from criu_agent.repo.repository import Repository
-from criu_agent.repo.table import ZEROS
+from criu_agent.repo.table import ZEROS, part
 from criu_agent.repo.windows import page_count
 from criu_agent.repo.writer import Writer
 
@@ -48,15 +48,6 @@ def _pieces(table: Table, reader: Reader) -> Iterator[Source]:
 def _moved(blob: Blob, pieces: Sequence[Blob]) -> Blob:
     extents: list[Extent] = []
     for piece, first, count in blob.extents:
-        extents += [(ZEROS, 0, count)] if piece == ZEROS else _part(pieces[piece].extents, first, count)
+        extents += [(ZEROS, 0, count)] if piece == ZEROS else part(pieces[piece].extents, first, count)
     return Blob(size=blob.size, extents=tuple(extents))
 
-
-def _part(extents: Sequence[Extent], first: int, count: int) -> Iterator[Extent]:
-    """`count` pages from page `first` on of what these extents make."""
-    for piece, start, length in extents:
-        skipped = min(first, length)
-        taken = min(count, length - skipped)
-        if taken:
-            yield piece, 0 if piece == ZEROS else start + skipped, taken
-        first, count = first - skipped, count - taken

@@ -15,8 +15,8 @@ from criu_agent.errors import Corrupt, NotFound
 from criu_agent.model import Blob, Pack, Piece, Table
 from criu_agent.repo.compare import HASH
 from criu_agent.repo.packs import SEGMENT
-from criu_agent.repo.table import ZEROS
-from criu_agent.repo.windows import PAGE, WINDOW
+from criu_agent.repo.table import ZEROS, part
+from criu_agent.repo.windows import PAGE, WINDOW, page_count
 from criu_agent.repo.workers import Advance, in_order, nothing
 
 # segments(pack, first, count): their plain bytes, authentic; fewer only where the pack ends. NotFound if there is no
@@ -94,6 +94,20 @@ class Reader:
         for data in in_order(work, _parts(blob), ahead=_STREAM_AHEAD):
             yield data
             advance(len(data))
+
+    def pread(self, blob: Blob, offset: int, length: int) -> bytes:
+        """`length` bytes of a blob from `offset` on, fewer at its end. Only the pieces that they lie in are read."""
+        end = min(offset + length, blob.size)
+        if offset >= end:
+            return b""
+        first, pages = offset // PAGE, page_count(end) - offset // PAGE
+        extents = tuple(part(blob.extents, first, pages))
+        whole = Blob(size=min((first + pages) * PAGE, blob.size) - first * PAGE, extents=extents)
+        return b"".join(self.stream(whole))[offset - first * PAGE : end - first * PAGE]
+
+    def located(self, blob: Blob) -> list[tuple[str, int, int]]:
+        """Where its pages are, by the names of pieces: equal for two blobs, also of two tables, equal bytes."""
+        return [(self._table.pieces[piece].name if piece != ZEROS else "", *at) for piece, *at in blob.extents]
 
     def _read(self, places: dict[int, list[_Place]], use: Callable[[int, bytes], int], advance: Advance) -> None:
         """use(number, plain bytes) of each piece, by several threads."""

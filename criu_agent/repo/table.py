@@ -1,7 +1,7 @@
 """The packs, pieces and blobs of a manifest to JSON and back, with every limit of docs/format.md checked."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any, NoReturn, TypeGuard
 
@@ -37,6 +37,16 @@ def from_documents(packs: object, pieces: object, what: str) -> Table:
 def to_document(blob: Blob) -> dict[str, Any]:
     """The value of a blob in a manifest."""
     return {"extents": list(chain.from_iterable(blob.extents)), "size": blob.size}
+
+
+def part(extents: Iterable[Extent], first: int, count: int) -> Iterator[Extent]:
+    """The extents of `count` pages from page `first` on of what these extents make."""
+    for piece, start, length in extents:
+        skipped = min(first, length)
+        taken = min(count, length - skipped)
+        if taken:
+            yield piece, 0 if piece == ZEROS else start + skipped, taken
+        first, count = first - skipped, count - taken
 
 
 class Blobs:

@@ -1,0 +1,170 @@
+"""What is in a snapshot of a repository: its processes, the files of its layer, and their bytes.
+
+The layer is what the run wrote: the upper layer of its overlay. What it only read of the host is in no snapshot.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from criu_agent.criu.describe import describe
+from criu_agent.criu.description import Description
+from criu_agent.criu.imagefile import Images
+from criu_agent.errors import Corrupt, Failure, NotFound
+from criu_agent.fs.entry import LINK, Entry
+from criu_agent.fs.rebuild import entries
+from criu_agent.model import Snapshot, Tree
+from criu_agent.repo.reading import Reader
+from criu_agent.repo.repository import Repository
+
+LAYER = "upper"
+_PIECE = 4 << 20  # bytes that are read at once
+_HINT = "`criu-agent ls SNAP` lists what the run wrote; what it only read is not in a snapshot"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """The files of a snapshot by their paths, which are relative to the root and in the order of the index."""
+
+    reader: Reader
+    tree: Tree
+    entries: Mapping[str, Entry]
+
+
+def description(repository: Repository, snapshot: Snapshot) -> Description:
+    """The processes of a snapshot. Of its memory only arguments and environment are read."""
+    contents = repository.contents(snapshot)
+    reader = repository.reader(snapshot, contents)
+
+    def read(name: str, offset: int, length: int) -> bytes:
+        return reader.pread(contents.images[name], offset, length)
+
+    sizes = {name: blob.size for name, blob in contents.images.items()}
+    return describe(Images(sizes=sizes, read=read), snapshot.manifest.host.page_size)
+
+
+def layer(repository: Repository, snapshot: Snapshot) -> Layer:
+    """The files of a snapshot. Corrupt for an index that breaks a rule of the format."""
+    contents = repository.contents(snapshot)
+    reader = repository.reader(snapshot, contents)
+    tree = contents.trees.get(LAYER)
+    if tree is None:
+        raise Corrupt("the snapshot has no files: its layer is missing")
+    found: dict[str, Entry] = {}
+    for entry in entries(reader.stream(tree.index)):
+        if entry.path in found or (entry.kind == LINK and entry.target not in found):
+            raise Corrupt(f"the index of a tree is changed: {entry.path!r} is there twice, or links to nothing")
+        if entry.blob >= len(tree.blobs) and entry.extents:
+            raise Corrupt(f"the index of a tree is changed: the data of {entry.path!r} are in no blob")
+        found[entry.path] = entry
+    return Layer(reader=reader, tree=tree, entries=found)
+
+
+def resolved(entries: Mapping[str, Entry], path: str) -> Entry:
+    """The entry at a path; of a hard link that which it is another name of."""
+    entry = entries[path]
+    while entry.kind == LINK:  # it ends: a link comes behind what it links to
+        entry = entries[entry.target]
+    return entry
+
+
+def is_whiteout(entry: Entry) -> bool:
+    """Whether it only says that the run removed a file of the host (Documentation/filesystems/overlayfs.rst)."""
+    return entry.kind == "character" and entry.device == (0, 0)
+
+
+def in_layer(path: str) -> str:
+    """The path in a layer that a user means: "/root//x/" and "tmp/../root/x" are "root/x". No link is followed."""
+    parts: list[str] = []
+    for part in path.split("/"):
+        if part == "..":
+            del parts[-1:]
+        elif part not in ("", "."):
+            parts.append(part)
+    return "/".join(parts)
+
+
+def find(files: Layer, path: str) -> Entry:
+    """The entry that a user's path means. NotFound if the layer has none, or only that it was removed."""
+    name = in_layer(path)
+    if name not in files.entries:
+        raise NotFound(f"the snapshot has no file {path}", hint=_HINT)
+    entry = resolved(files.entries, name)
+    if is_whiteout(entry):
+        raise NotFound(f"{path} was removed by the run", hint=_HINT)
+    return entry
+
+
+def listed(entries: Mapping[str, Entry], path: str, *, recursive: bool) -> list[str]:
+    """The paths below the directory that a user means, or directly in it, parents first; of a file its own."""
+    name = in_layer(path)
+    if name not in entries:
+        raise NotFound(f"the snapshot has no file {path}", hint=_HINT)
+    if entries[name].kind != "directory":
+        return [name]
+    below = f"{name}/" if name else ""
+    inside = (one for one in entries if one and one.startswith(below))
+    found = [one for one in inside if recursive or "/" not in one[len(below) :]]
+    return sorted(found, key=lambda one: one.split("/"))
+
+
+def file_bytes(files: Layer, path: str) -> Iterator[bytes]:
+    """The content of a regular file, in pieces. Failure for anything else, before the first is asked for."""
+    entry = find(files, path)
+    if entry.kind == "directory":
+        raise Failure(f"{path} is a directory", hint="name one file; criu-agent ls SNAP DIRECTORY lists them")
+    if entry.kind == "symlink":
+        raise Failure(f"{path} is a symbolic link to {entry.target}", hint="name the file that it leads to")
+    if entry.kind != "file":
+        raise Failure(f"{path} is a {entry.kind} and has no content")
+    return _content(files, entry)
+
+
+def image_bytes(repository: Repository, snapshot: Snapshot, name: str) -> Iterator[bytes]:
+    """One of CRIU's images, in pieces. NotFound, with the names that there are, before the first is asked for."""
+    contents = repository.contents(snapshot)
+    if name not in contents.images:
+        raise NotFound(f"the snapshot has no image {name}", hint=f"it has {', '.join(contents.images)}")
+    return repository.reader(snapshot, contents).stream(contents.images[name])
+
+
+def same_content(before: Layer, after: Layer, old: Entry, new: Entry) -> bool:
+    """Whether two files with equal extents have the same bytes in them. They are read only if the blobs differ."""
+    if not old.extents:
+        return True
+    if old.offset == new.offset and _located(before, old) == _located(after, new):
+        return True
+    pairs = zip(_data(before, old), _data(after, new), strict=True)
+    return all(one == other for one, other in pairs)
+
+
+def _located(files: Layer, entry: Entry) -> list[tuple[str, int, int]]:
+    return files.reader.located(files.tree.blobs[entry.blob])
+
+
+def _data(files: Layer, entry: Entry) -> Iterator[bytes]:
+    """The bytes of a file besides its holes, in pieces whose lengths follow from its size."""
+    blob, end = files.tree.blobs[entry.blob], entry.offset + entry.length
+    for at in range(entry.offset, end, _PIECE):
+        length = min(_PIECE, end - at)
+        piece = files.reader.pread(blob, at, length)
+        if len(piece) != length:
+            raise Corrupt(f"the index of a tree is changed: {entry.path!r} has more data than its blob")
+        yield piece
+
+
+def _content(files: Layer, entry: Entry) -> Iterator[bytes]:
+    """All bytes of a file, holes as zeros."""
+    blob = files.tree.blobs[entry.blob] if entry.extents else None
+    end, at = 0, entry.offset
+    for offset, length in (*entry.extents, (entry.size, 0)):
+        yield from _zeros(offset - end)
+        if blob is not None:
+            part = replace(entry, offset=at, extents=((0, length),))
+            yield from _data(files, part)
+        end, at = offset + length, at + length
+
+
+def _zeros(length: int) -> Iterator[bytes]:
+    whole, rest = divmod(length, _PIECE)
+    yield from (bytes(_PIECE) for _ in range(whole))
+    yield bytes(rest)

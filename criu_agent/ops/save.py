@@ -93,6 +93,7 @@ def save(
                 "terminal": instant.terminal.saved,
                 "connections": instant.connections,
                 "network": instant.network,
+                "mounts": {bind.key: bind.target for bind in live.layout.binds},
             },
         )
     )

@@ -1,8 +1,8 @@
 """Hosts for tests: namespaces with a root tree, a network, an uptime, an sshd and a criu-agent of their own.
 
-A host's root has this machine's as its base, and an own /root, /etc and /var. It is a pid namespace: whatever runs there
-ends with its PID 1. `ip netns exec` would make a mount namespace that CRIU cannot
-dump (lab/criu.md section 11): hosts are entered by nsenter.
+A host's root has this machine's as its base, and an own /root, /etc and /var. It is a pid namespace: whatever runs
+there ends with its PID 1. `ip netns exec` would make a mount namespace that CRIU cannot dump (lab/criu.md 11): hosts
+are entered by nsenter.
 """
 
 import os
@@ -13,7 +13,6 @@ import sys
 import time
 import uuid
 from pathlib import Path
-from typing import IO
 
 from tests.conftest import PATH, Agent, await_true
 
@@ -67,14 +66,16 @@ class Host(Agent):
         shown = [str(_PROJECT), sys.prefix, sys.base_prefix, str(_PREFIX)]
         argv = [*unshare, "sh", str(_BOOT), str(self.directory), self.name, *shown]
         join = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self.cgroup)]
-        started = subprocess.Popen(
-            [*join, *argv],
-            env={**self.env, "INIT": str(_PREFIX / "bin/dumb-init")},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-        )
+        with open(self.directory / "boot.log", "wb") as log:
+            started = subprocess.Popen(
+                [*join, *argv],
+                env={**self.env, "INIT": str(_PREFIX / "bin/dumb-init")},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+            )
         assert started.stdout is not None
-        assert started.stdout.readline() == b"up\n", f"{self.name} did not come up"
+        assert started.stdout.readline() == b"up\n", (self.directory / "boot.log").read_text()
         return started
 
     def run(self, *argv: str, check: bool = True) -> str:
@@ -115,8 +116,7 @@ class Host(Agent):
 
     def start_sshd(self) -> None:
         self.write("/etc/ssh/test_sshd_config", _SSHD_CONFIG.format(address=self.address))
-        log: IO[bytes] = open(self.directory / "sshd.log", "ab")
-        with log:
+        with open(self.directory / "sshd.log", "ab") as log:
             self._sshd = subprocess.Popen(
                 [*self.enter, "/", "/usr/sbin/sshd", "-D", "-e", "-f", "/etc/ssh/test_sshd_config"],
                 env=self.env,

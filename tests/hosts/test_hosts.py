@@ -1,7 +1,8 @@
 """What the fixture promises."""
 
-from tests.hosts.conftest import AHEAD, Hosts
 from pathlib import Path
+
+from tests.hosts.conftest import AHEAD, Hosts
 
 
 def test_hosts_are_apart_and_reach_each_other_by_ssh(hosts: Hosts) -> None:

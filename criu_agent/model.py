@@ -68,6 +68,10 @@ class RunState:
     suspended_at: str = ""  # the snapshot that the run was stopped at, until it runs again
     epoch: int = 1
     network_lock: str = ""  # nft table that CRIU left to hold connections of a suspended run
+    restored: str = ""  # the snapshot that it was brought back from last
+    # The host that a migrate handed it over to, before that host was told to let it run. While suspended: whether it
+    # runs there is not known.
+    moved_to: str = ""
     error: str = ""  # why the run is degraded or failed
     updated: str = ""
 
@@ -153,6 +157,8 @@ class Host:
     machine: str  # as uname -m
     page_size: int
     criu: str
+    cpu_model: str = ""  # as /proc/cpuinfo says; "" and () where the writer did not know
+    cpu_flags: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from criu_agent.model import RunSpec, RunState
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _FLOCK = struct.Struct("hhqqi4x")  # struct flock of man 2 fcntl: type, whence, start, length, pid
-ENDED = frozenset({"exited", "failed", "suspended"})
+ENDED = frozenset({"exited", "failed", "suspended", "fenced"})
 
 
 def now() -> str:
@@ -99,7 +99,7 @@ def create(config: Config, spec: RunSpec) -> Path:
             path = directory(config, spec.id)
             path.mkdir(mode=0o700)
             runtime(config, spec.id).mkdir(mode=0o700, exist_ok=True)
-            write_json(path / "run.json", dataclasses.asdict(spec))
+            write_spec(path, spec)
             write_state(path, RunState(state="starting", boot_id=boot_id(), updated=now()))
     except OSError as error:
         raise HostCannot(
@@ -185,6 +185,10 @@ def _read_state(path: Path) -> RunState:
 
 def write_state(path: Path, state: RunState) -> None:
     write_json(path / "state.json", dataclasses.asdict(state))
+
+
+def write_spec(path: Path, spec: RunSpec) -> None:
+    write_json(path / "run.json", dataclasses.asdict(spec))
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:

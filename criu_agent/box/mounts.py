@@ -7,7 +7,7 @@ same `Layout`, so they cannot drift apart.
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from criu_agent.linux import syscalls
 DEVICES = ("null", "zero", "full", "random", "urandom")
 INIT = "/run/criu-agent/criu-agent-init"  # bound, since its path on the host may differ elsewhere
 _OPAQUE = "trusted.overlay.opaque"
+_RESOLVER = "resolver"
 # Without index and nfs_export CRIU cannot dump an inotify watch on an overlay (lab/criu.md section 6); without
 # redirect_dir a directory of the host cannot be renamed in the box (EXDEV), which Codex does at its start.
 _OVERLAY_OPTIONS = "index=on,nfs_export=on,redirect_dir=on"
@@ -84,8 +85,25 @@ def system_binds(init: Path, *, user_namespace: bool) -> list[Bind]:
     resolver = os.path.realpath("/etc/resolv.conf")
     # The box has its own /run: a resolv.conf that is a link into /run would dangle.
     if resolver.startswith("/run/") and Path(resolver).is_file():
-        binds.append(Bind(key="resolver", source=resolver, target=resolver))
+        binds.append(Bind(key=_RESOLVER, source=resolver, target=resolver))
     return binds
+
+
+def again(binds: Iterable[Bind], mounted: Mapping[str, str]) -> list[Bind]:
+    """The binds of a box that was dumped, each from where this host has it: mounted is what it had, key to target.
+
+    Only the resolver's file can be missing here, where /etc/resolv.conf is a file of its own or there is none.
+    """
+    sources = {bind.key: bind.source for bind in binds}
+    resolver = os.path.realpath("/etc/resolv.conf")
+    sources.setdefault(_RESOLVER, resolver if os.path.isfile(resolver) else os.devnull)  # noqa: PTH113 - a str
+    unknown = sorted(mounted.keys() - sources.keys())
+    if unknown:
+        raise HostCannot(
+            f"the snapshot has a mount at {mounted[unknown[0]]} ({unknown[0]}) that this criu-agent does not make",
+            hint="upgrade criu-agent",
+        )
+    return [Bind(key=key, source=sources[key], target=target) for key, target in mounted.items()]
 
 
 def through_binds(paths: Iterable[str]) -> list[Bind]:
@@ -95,7 +113,10 @@ def through_binds(paths: Iterable[str]) -> list[Bind]:
         if path == "/" or any(path.startswith(bind.target + "/") for bind in binds):
             continue
         if not os.path.exists(path):  # noqa: PTH110 - a str, and the user's spelling of it
-            raise HostCannot(f"{path}, which the run writes through to, does not exist", hint="make it again")
+            raise HostCannot(
+                f"{path}, which the run writes through to, does not exist on this host",
+                hint="what is written through is not in snapshots: copy it to here from where the run was",
+            )
         # By number: what is made from the path could be the same for two, or hold what CRIU reads as its own.
         binds.append(Bind(key=f"through-{number}", source=path, target=path))
     return binds
@@ -106,25 +127,37 @@ def prepare_upper(layout: Layout) -> None:
     for directory in (layout.upper, layout.work):
         directory.mkdir(parents=True, exist_ok=True)
     layout.upper.chmod(0o755)  # it is the root of the box, for all of its users and whatever our umask is
-    for path, mode in [("/tmp", 0o1777), *((path, 0o700) for path in layout.hidden)]:  # noqa: S108 - of the box
-        made = _mirror(layout.upper, path)
-        made.chmod(mode)
-        os.setxattr(made, _OPAQUE, b"y")
+    _cover(layout.upper, "/tmp", 0o1777)  # noqa: S108 - of the box
+    hide(layout)
 
 
-def _mirror(upper: Path, path: str) -> Path:
-    """Make directory `path` in the upper layer, its parents with the modes and owners that the host's have."""
+def hide(layout: Layout) -> None:
+    """Have nothing to see under the hidden paths of this host, also in an upper layer that comes from another one."""
+    for path in layout.hidden:
+        _cover(layout.upper, path, 0o700)
+
+
+def _cover(upper: Path, path: str, mode: int) -> None:
+    """An empty directory `path` of the upper layer, its parents with the modes and owners that the host's have.
+
+    Where the run has something else than a directory on the way, nothing of the host is to be seen there anyway.
+    """
     made = upper
     host = Path("/")
     for part in Path(path).parts[1:]:
         made, host = made / part, host / part
-        if not made.exists():
+        try:
+            if not stat.S_ISDIR(made.lstat().st_mode):
+                return
+        except FileNotFoundError:
             made.mkdir(mode=0o755)
             if host.is_dir():
                 facts = host.stat()
                 made.chmod(stat.S_IMODE(facts.st_mode))
                 os.chown(made, facts.st_uid, facts.st_gid)
-    return made
+    if _OPAQUE not in os.listxattr(made, follow_symlinks=False):
+        made.chmod(mode)
+        os.setxattr(made, _OPAQUE, b"y")
 
 
 def mount_root(layout: Layout, target: Path) -> None:

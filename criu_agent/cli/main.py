@@ -34,6 +34,7 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "suspend": ("state", "take a snapshot and stop the run there"),
         "restore": ("state", "bring a run back from a snapshot"),
         "resume": ("state", "the same as restore"),
+        "migrate": ("migrate", "move a run to another host, over ssh"),
         "plan": ("state", "what a checkpoint would do, without taking it"),
         "snapshots": ("state", "list snapshots"),
     },

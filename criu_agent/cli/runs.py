@@ -283,6 +283,8 @@ def _signal_number(name: str) -> int:
 @click.pass_obj
 def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
     """Forget RUN: its directory, log, and what it wrote outside of its working directory. Its snapshots stay."""
+    from criu_agent.ops import network
+
     for name in wanted:
         try:
             run = runs.find(context.config, name)
@@ -293,17 +295,9 @@ def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
         if (run.alive or run.shown_state == "degraded") and not force:
             raise Failure(f"{run.spec.name} is {run.shown_state}", hint=f"criu-agent rm -f {run.spec.name}")
         _stop(context, run, 0.0)
-        release_network(run)
+        network.release(run)
         runs.remove(run)
         show.result(run.spec.name)
-
-
-def release_network(run: runs.Run) -> None:
-    """Let go of the connections of a suspended run: its peers see a reset instead of silence."""
-    if run.state.network_lock and run.state.boot_id == runs.boot_id():
-        from criu_agent.linux import nft
-
-        nft.delete_table(run.state.network_lock)
 
 
 def kill_orphan(context: Context, run: runs.Run) -> None:

@@ -1,5 +1,6 @@
 """The verbs that save and bring back: checkpoint, suspend, restore, resume, plan, snapshots."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
@@ -51,16 +52,16 @@ def _checkpoint(
     context: Context, wanted: str, *, stop: bool, reason: str, tags: tuple[str, ...], print_stats: bool
 ) -> None:
     run = run_verbs.require_alive(runs.find(context.config, wanted))
-    progress = show.ProgressLine(enabled=not context.options.quiet and not context.options.json)
+    line = progress(context)
     with Client(run.socket) as client:
         try:
             summary = client.call(
-                verb="checkpoint", stop=stop, reason=reason, tags=tags, on_status=_status(context, progress)
+                verb="checkpoint", stop=stop, reason=reason, tags=tags, on_status=_status(context, line)
             )
         except KeyboardInterrupt:
-            summary = _give_up(client)
+            summary = give_up(client)
         finally:
-            progress.end()
+            line.end()
     if stop:
         wait_for_supervisor(context, run)
     if context.options.json:
@@ -71,11 +72,15 @@ def _checkpoint(
         _print_summary(summary, stats=print_stats)
 
 
+def progress(context: Context) -> show.ProgressLine:
+    return show.ProgressLine(enabled=not context.options.quiet and not context.options.json)
+
+
 def _status(context: Context, progress: show.ProgressLine) -> Any:  # noqa: ANN401 - a callback
     return (lambda status: show.message(**status)) if context.options.json else progress
 
 
-def _give_up(client: Client) -> Message:
+def give_up(client: Client) -> Message:
     """Ask for the end of the checkpoint and wait until it is undone: Interrupted. Its summary if it was quicker."""
     try:
         client.send(verb="cancel")
@@ -107,8 +112,11 @@ def _print_summary(summary: Message, *, stats: bool) -> None:
 @click.option("--at", metavar="SNAP", help="Snapshot to restore; the newest of RUN by default")
 @click.option("-d", "--detach", is_flag=True, help="Restore it in the background and print its id")
 @click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
+@click.option("--confirm", is_flag=True, hidden=True, help="With --detach: wait for the word `go` before it runs")
 @click.pass_obj
-def restore_verb(context: Context, /, wanted: str, at: str | None, detach: bool, detach_keys: str) -> int:
+def restore_verb(
+    context: Context, /, wanted: str, at: str | None, detach: bool, detach_keys: str, confirm: bool
+) -> int:
     """Bring a run back from a snapshot, in the middle of what it was doing.
 
     RUN is the name or id of a run, also of one of which only snapshots are left; without one it is the last run
@@ -118,38 +126,55 @@ def restore_verb(context: Context, /, wanted: str, at: str | None, detach: bool,
     15 this host cannot.
     """
     keys = terminal.parse_detach_keys(detach_keys)
-    return bring_back(context, wanted, at=at, detach=detach, keys=keys)
+    return bring_back(context, wanted, at=at, detach=detach, keys=keys, confirm=confirm)
 
 
 resume_verb = restore_verb
 
 
-def bring_back(context: Context, wanted: str, *, at: str | None, detach: bool, keys: bytes) -> int:
+def bring_back(
+    context: Context, wanted: str, *, at: str | None, detach: bool, keys: bytes, confirm: bool = False
+) -> int:
+    snapshot = _choose(context, wanted, at)
+    run_id, reset = restore_snapshot(context, snapshot, awaited=not detach, confirm=confirm)
+    run = runs.by_id(context.config, run_id)
+    if run is None:
+        raise Failure("the run has gone")
+    elsewhere = snapshot.manifest.host.boot_id != runs.boot_id()
+    why = "it is of another host or boot" if elsewhere else "the run has gone on since this snapshot"
+    for connection in reset:
+        show.line(f"warning: {describe_reset(connection)}: {why}")
+    if detach:
+        run_verbs.report_started(context, run.spec, snapshot=snapshot.id, reset=reset)
+        return DEGRADED if reset else 0
+    return run_verbs.attach(context, run_id, keys=keys, from_start=False)
+
+
+def describe_reset(connection: Message) -> str:
+    return f"connection {connection['id']} of {connection['program']} to {connection['remote']} was reset"
+
+
+def restore_snapshot(
+    context: Context, snapshot: Snapshot, *, awaited: bool = False, confirm: bool = False
+) -> tuple[str, list[Message]]:
+    """Bring the snapshot's run up; its id, and the connections that were reset. Nothing is left if it fails."""
     from criu_agent.ops import restore
     from criu_agent.supervisor import spawn
 
-    snapshot = _choose(context, wanted, at)
-    run_id, created = restore.prepare(context.config, snapshot)
+    run_id, created = restore.prepare(context.config, snapshot, sure=context.options.yes)
+    word = spawn.Confirm(fd=os.dup(0), restored=lambda: show.message("status", phase="restored")) if confirm else None
     try:
-        arguments = ["--restore", snapshot.id, *([] if detach else ["--awaited"])]
-        reset = spawn.bring_up(context.config, run_id, arguments)
+        arguments = ["--restore", snapshot.id, *(["--awaited"] if awaited else [])]
+        reset = spawn.bring_up(context.config, run_id, arguments, confirm=word)
     except BaseException:
         run = runs.by_id(context.config, run_id)
         if created and run is not None and not run.alive:
             runs.remove(run)
         raise
-    run = runs.by_id(context.config, run_id)
-    if run is None:
-        raise Failure("the run has gone")
-    for connection in reset:
-        show.line(
-            f"warning: connection {connection['id']} of {connection['program']} to {connection['remote']} was reset: "
-            "the run has gone on since this snapshot"
-        )
-    if detach:
-        run_verbs.report_started(context, run.spec, snapshot=snapshot.id, reset=reset)
-        return DEGRADED if reset else 0
-    return run_verbs.attach(context, run_id, keys=keys, from_start=False)
+    finally:
+        if word is not None:
+            os.close(word.fd)
+    return run_id, reset
 
 
 def _choose(context: Context, wanted: str, at: str | None) -> Snapshot:

@@ -100,7 +100,9 @@ def _serve(request: Request, channel: socket.socket, at_stage: Callable[[str, Re
         if response.type == messages_pb2.NOTIFY:
             log.debug("restore stage %s", response.notify.script)
             restored.root_pid = response.notify.pid or restored.root_pid
+            began = time.monotonic()
             at_stage(response.notify.script, restored)
+            deadline += time.monotonic() - began  # CRIU waited for us meanwhile
             channel.send(messages_pb2.Request(type=messages_pb2.NOTIFY, notify_success=True).SerializeToString())
         elif response.success:
             restored.root_pid = response.restore.pid

@@ -5,13 +5,14 @@ import os
 from criu_agent import runs
 from criu_agent.config import Config
 from criu_agent.errors import HostCannot
-from criu_agent.linux import proc, process
+from criu_agent.linux import cpu, proc, process
 from criu_agent.model import Host, Manifest
 from criu_agent.repo.locks import Holder
 
 
 def facts(config: Config) -> Host:
     name = os.uname()
+    processor = cpu.read()
     return Host(
         hostname=name.nodename,
         boot_id=runs.boot_id(),
@@ -19,6 +20,8 @@ def facts(config: Config) -> Host:
         machine=name.machine,
         page_size=os.sysconf("SC_PAGE_SIZE"),
         criu=criu_version(config),
+        cpu_model=processor.model,
+        cpu_flags=processor.flags,
     )
 
 
@@ -60,7 +63,11 @@ def lives(one: Holder) -> bool:
 
 def require_able(config: Config, manifest: Manifest) -> None:
     """HostCannot when this host cannot run what was dumped there, naming the requirement and both values."""
-    here, there = facts(config), manifest.host
+    require_like(facts(config), manifest.host)
+
+
+def require_like(here: Host, there: Host) -> None:
+    """HostCannot when a process of the host `there` could not go on `here`."""
     pairs = [
         ("machine", there.machine, here.machine),
         ("page size", str(there.page_size), str(here.page_size)),
@@ -72,6 +79,14 @@ def require_able(config: Config, manifest: Manifest) -> None:
                 hint="restore it on a host of the same kind",
                 agent_state="not running",
             )
+    lacking = cpu.missing(here.machine, there.cpu_flags, here.cpu_flags)
+    if lacking:
+        raise HostCannot(
+            f"the snapshot needs a processor with {' '.join(lacking)}, as {there.cpu_model or 'that'} of "
+            f"{there.hostname} has; this host has {here.cpu_model or 'one'} without",
+            hint="restore it on a host whose processor has at least the same instruction sets",
+            agent_state="not running",
+        )
     if _version(here.criu) < _version(there.criu):
         raise HostCannot(
             f"the snapshot was taken by CRIU {there.criu}, this host has {here.criu}",

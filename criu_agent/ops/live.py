@@ -1,6 +1,6 @@
 """A run that lives: what its operations need to know of it, and the parts that a start and a restore share."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ from criu_agent import runs
 from criu_agent.box import cgroup, mounts
 from criu_agent.box.cgroup import Cgroup
 from criu_agent.config import Config
+from criu_agent.errors import HostCannot
 from criu_agent.linux import syscalls
 from criu_agent.model import RunSpec
 from criu_agent.term.console import Console
@@ -56,15 +57,31 @@ def make_cgroup(config: Config, run_id: str) -> Cgroup:
     return made
 
 
-def layout(config: Config, spec: RunSpec, *, directory: str = BOX) -> mounts.Layout:
-    """The root of the run's box. directory: its name in the run directory."""
+def layout(
+    config: Config, spec: RunSpec, *, directory: str = BOX, mounted: Mapping[str, str] | None = None
+) -> mounts.Layout:
+    """The root of the run's box. directory: its name in the run directory; mounted: the binds of its snapshot."""
     hidden = {str(config.state_dir)}
     hidden.update(config.local_repository)
+    _require_apart(spec.through, hidden)
     system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
     binds = [*system, *mounts.through_binds(spec.through)]
+    if mounted is not None:
+        binds = mounts.again(binds, mounted)
     return mounts.Layout(
         directory=runs.directory(config, spec.id) / directory,
         binds=tuple(binds),
         hidden=tuple(sorted(hidden)),
         user_namespace=spec.user_namespace,
     )
+
+
+def _require_apart(through: Iterable[str], hidden: Iterable[str]) -> None:
+    """What is written through must not hold our own files, which on another host may lie elsewhere."""
+    for path in through:
+        for own in hidden:
+            if path != "/" and f"{own}/".startswith(f"{path.rstrip('/')}/"):
+                raise HostCannot(
+                    f"{path}, which the run writes through to, holds criu-agent's own files in {own} on this host",
+                    hint="use another --repo or CRIU_AGENT_STATE_DIR here",
+                )

@@ -35,10 +35,11 @@ _SLOWEST = 50 << 20  # bytes a second that a restore makes at least before it is
 _PATIENCE = 60.0  # seconds on top of that
 
 
-def prepare(config: Config, snapshot: Snapshot) -> tuple[str, bool]:
+def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[str, bool]:
     """The id of the run that the snapshot is of, and whether its directory had to be made.
 
-    Failure when it cannot be restored now, since it still runs; nothing has been changed then.
+    Failure when it cannot be restored now, since it still runs, here or elsewhere; nothing has been changed then.
+    sure: the user knows that it does not run where an unfinished migrate may have left it.
     """
     manifest = snapshot.manifest
     run = runs.by_id(config, manifest.run_id)
@@ -51,7 +52,52 @@ def prepare(config: Config, snapshot: Snapshot) -> tuple[str, bool]:
             hint=f"criu-agent suspend {run.spec.name}, or criu-agent kill {run.spec.name}, and then restore",
             agent_state="running, unharmed" if run.alive else "",
         )
+    _require_not_elsewhere(run, snapshot, sure=sure)
     return run.spec.id, False
+
+
+def _require_not_elsewhere(run: runs.Run, snapshot: Snapshot, *, sure: bool) -> None:
+    """Failure if the run may be running on the host that it was handed over to.
+
+    A snapshot that it was stopped at after that says that it runs there no more.
+    """
+    name, host = run.spec.name, run.state.moved_to
+    if not host or (snapshot.manifest.stopped and snapshot.manifest.sequence > run.state.sequence):
+        return
+    if run.state.state == "fenced":
+        raise Failure(
+            f"{name} has moved to {host}",
+            hint=f"migrate it back from there; if {host} is lost for good: criu-agent rm {name}, and restore it",
+            agent_state=f"on {host}",
+        )
+    if not sure:
+        raise Failure(
+            f"{name} may be running on {host}: a migrate to it was cut off",
+            hint=f"look there: criu-agent inspect {run.spec.id}; if it is not running: criu-agent resume -y {name}",
+            agent_state="suspended here",
+        )
+
+
+def catch_up(config: Config, state: RunState, snapshot_id: str) -> RunState:
+    """state, with what the repository knows of a run that has been elsewhere since: its newest snapshot.
+
+    Else the next snapshot would have the number of one that is there.
+    """
+    if state.suspended_at == snapshot_id and not state.moved_to:
+        return state
+    repository = vault.open_repository(config)
+    run_id = repository.read(snapshot_id).manifest.run_id
+    line = [one for one in repository.snapshots().snapshots if one.manifest.run_id == run_id]
+    newest = max(line, key=lambda one: one.manifest.sequence, default=None)
+    if newest is None or newest.manifest.sequence <= state.sequence:
+        return state
+    return replace(
+        state,
+        last_snapshot=newest.id,
+        last_snapshot_time=newest.manifest.created,
+        last_snapshot_size=newest.size,
+        sequence=newest.manifest.sequence,
+    )
 
 
 def _spec(config: Config, manifest: Manifest) -> RunSpec:
@@ -99,7 +145,9 @@ def restore(
             terminals.give_back_controlling_terminals(image_dir.path)
             timers.wind_up_periodic_timers(image_dir.path)
             scrollback = Scrollback(b"".join(reader.stream(contents.attachments["scrollback"])))
-            layout = _rebuild_files(config, run, reader, contents.trees["upper"], rollback)
+            layout = _rebuild_files(
+                config, run, manifest.resources["mounts"], reader, contents.trees["upper"], rollback
+            )
             root = run.runtime / "root"
             mounts.mount_root(layout, root)
             undo.callback(_unmount, root)
@@ -180,15 +228,16 @@ def _load(reader: Reader, blobs: Mapping[str, Blob], directory: Path) -> None:
 
 
 def _rebuild_files(
-    config: Config, run: runs.Run, reader: Reader, tree: Tree, rollback: ExitStack
+    config: Config, run: runs.Run, mounted: Mapping[str, str], reader: Reader, tree: Tree, rollback: ExitStack
 ) -> mounts.Layout:
     """The upper layer of the snapshot, in a directory of its own until the run lives in it."""
-    layout = live.layout(config, run.spec, directory=_NEW_BOX)
+    layout = live.layout(config, run.spec, directory=_NEW_BOX, mounted=mounted)
     files.remove_tree(layout.directory)
     rollback.callback(files.remove_tree, layout.directory)
     layout.upper.mkdir(mode=0o755, parents=True)
     layout.work.mkdir(mode=0o755)
     rebuild(tree, reader.stream, layout.upper)
+    mounts.hide(layout)
     return layout
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from criu_agent.criu import pagemap
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
-from criu_agent.model import Contents, Host, Manifest, RunSpec, Snapshot, Source, Table
+from criu_agent.model import Contents, Host, Manifest, Snapshot, Source, Table
 from criu_agent.ops import automatic
 from criu_agent.ops.live import Live, Progress
 from criu_agent.repo.policy import AUTOMATIC
@@ -77,7 +77,7 @@ def save(
         trees={"upper": upper},
         attachments={"scrollback": writer.save([scrollback])[0]},
     )
-    return writer.commit(_manifest(live.spec, request, instant), contents)
+    return writer.commit(_manifest(live, request, instant), contents)
 
 
 def _images(image_dir: ImageDir, names: Sequence[str]) -> Iterator[Source]:
@@ -96,7 +96,8 @@ def _images(image_dir: ImageDir, names: Sequence[str]) -> Iterator[Source]:
         path.unlink()
 
 
-def _manifest(spec: RunSpec, request: Request, instant: Instant) -> Manifest:
+def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
+    spec = live.spec
     return Manifest(
         run_id=spec.id,
         run_name=spec.name,
@@ -124,6 +125,7 @@ def _manifest(spec: RunSpec, request: Request, instant: Instant) -> Manifest:
             "terminal": instant.terminal.saved,
             "connections": instant.connections,
             "network": instant.network,
+            "mounts": {bind.key: bind.target for bind in live.layout.binds},
         },
     )
 

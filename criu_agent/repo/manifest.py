@@ -116,4 +116,6 @@ def _host(fields: Fields) -> Host:
         machine=fields.text("machine"),
         page_size=fields.integer("page_size"),
         criu=fields.text("criu"),
+        cpu_model=fields.text("cpu_model") if "cpu_model" in fields.document else "",
+        cpu_flags=fields.texts("cpu_flags") if "cpu_flags" in fields.document else (),
     )

@@ -16,6 +16,7 @@ from criu_agent.config import Config
 from criu_agent.errors import Failure, Interrupted
 from criu_agent.linux import nft, proc
 from criu_agent.ops import live, restore, start
+from criu_agent.supervisor import confirm
 from criu_agent.supervisor.server import Server
 
 
@@ -39,6 +40,7 @@ def main() -> int:
         )
         return 1
     _say(options.ready, answer)
+    os.close(options.ready)
     server.serve()
     _end(settings, server)
     return 0
@@ -51,6 +53,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--starter", type=int, required=True)
     parser.add_argument("--restore", metavar="SNAPSHOT")
     parser.add_argument("--awaited", action="store_true")
+    parser.add_argument("--confirm", type=int, metavar="FD")
     parser.add_argument("--rows", type=int, default=24)
     parser.add_argument("--columns", type=int, default=80)
     return parser.parse_args()
@@ -59,7 +62,6 @@ def _options() -> argparse.Namespace:
 def _say(ready: int, answer: dict[str, object]) -> None:
     try:
         os.write(ready, json.dumps(answer).encode() + b"\n")
-        os.close(ready)
     except OSError as error:  # the starter was killed meanwhile: the run is up all the same
         log.info("nobody waits for the answer: %s", error.strerror)
 
@@ -69,16 +71,19 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
     run = runs.by_id(settings, options.run)
     if run is None:
         raise Failure(f"there is no run directory for {options.run}")
-    os.set_inheritable(options.ready, False)
+    for fd in (options.ready, options.confirm):
+        if fd is not None:
+            os.set_inheritable(fd, False)
     runs.hold_lock(run.directory)
     # Another supervisor may have had the run until now: what it left is what counts.
     run = runs.by_id(settings, options.run) or run
-    keeper = _Keeper(run, restoring=bool(options.restore))
+    keeper = _Keeper(run, settings, options)
     signal.signal(signal.SIGTERM, keeper.on_sigterm)
     run.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
     live.enter_private_mounts()
     try:
         if options.restore:
+            keeper.state = restore.catch_up(settings, keeper.state, options.restore)
             alive, reset = restore.restore(settings, keeper.run, options.restore, commit=keeper.runs)
         else:
             window = (options.rows, options.columns)
@@ -104,13 +109,14 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
 class _Keeper:
     """Writes the run's state while it comes up."""
 
-    def __init__(self, run: runs.Run, *, restoring: bool) -> None:
+    def __init__(self, run: runs.Run, settings: Config, options: argparse.Namespace) -> None:
         self._before = run.state
+        self._options = options
         self._committed = False
         self.told_to_end = False
         self.state = dataclasses.replace(
             run.state,
-            state="restoring" if restoring else "starting",
+            state="restoring" if options.restore else "starting",
             supervisor_pid=os.getpid(),
             supervisor_start=proc.start_time(os.getpid()),
             boot_id=runs.boot_id(),
@@ -118,7 +124,9 @@ class _Keeper:
             error="",
             updated=runs.now(),
         )
-        self.run = dataclasses.replace(run, state=self.state)
+        # Where it was restored from is where its next snapshots go.
+        spec = dataclasses.replace(run.spec, repository=settings.repository)
+        self.run = dataclasses.replace(run, spec=spec, state=self.state)
         runs.write_state(run.directory, self.state)
 
     def on_sigterm(self, *_: object) -> None:
@@ -128,10 +136,20 @@ class _Keeper:
 
     def runs(self, root_pid: int) -> None:
         """The point of no return: the run is up, whatever comes."""
+        if self._options.confirm is not None:
+            confirm.await_go(self._options.confirm, lambda: _say(self._options.ready, {"message_type": "restored"}))
         self._committed = True
         self.state = dataclasses.replace(
-            self.state, state="running", root_pid=root_pid, suspended_at="", network_lock="", updated=runs.now()
+            self.state,
+            state="running",
+            root_pid=root_pid,
+            suspended_at="",
+            network_lock="",
+            restored=self._options.restore or "",
+            moved_to="",
+            updated=runs.now(),
         )
+        runs.write_spec(self.run.directory, self.run.spec)
         runs.write_state(self.run.directory, self.state)
 
     def failed(self, error: BaseException) -> None:

@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from criu_agent.config import Config, child_environment
@@ -12,7 +13,17 @@ from criu_agent.errors import Interrupted, ToolFailed, by_code
 from criu_agent.linux import process
 
 
-def bring_up(config: Config, run_id: str, options: Sequence[str] = ()) -> list[dict[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Confirm:
+    """A restored run waits for the word on `fd` before it goes on; restored() is called when it is that far."""
+
+    fd: int
+    restored: Callable[[], None]
+
+
+def bring_up(
+    config: Config, run_id: str, options: Sequence[str] = (), *, confirm: Confirm | None = None
+) -> list[dict[str, Any]]:
     """Start it; returns when the run is up, with the connections that a restore reset.
 
     Raises what kept it from coming up; nothing of it is left then. Ctrl-C is passed on, and the supervisor undoes
@@ -21,11 +32,18 @@ def bring_up(config: Config, run_id: str, options: Sequence[str] = ()) -> list[d
     reader, writer = os.pipe2(os.O_CLOEXEC)
     argv = [sys.executable, "-P", "-m", "criu_agent.supervisor", run_id, "--ready", str(writer)]
     argv += ["--starter", str(os.getpid()), *options]
+    pass_fds = [writer]
+    if confirm is not None:
+        argv += ["--confirm", str(confirm.fd)]
+        pass_fds.append(confirm.fd)
     # "/" as the directory: a supervisor must not keep a file system busy that the user wants to unmount.
-    supervisor = process.spawn(argv, pass_fds=[writer], env=child_environment(config), cwd="/")
+    supervisor = process.spawn(argv, pass_fds=pass_fds, env=child_environment(config), cwd="/")
     os.close(writer)
     with open(reader, "rb") as ready:
         answer = _wait(ready.readline, supervisor)
+        if confirm is not None and b'"restored"' in answer:
+            confirm.restored()
+            answer = _wait(ready.readline, supervisor)
     if not answer:
         code = supervisor.wait()
         raise ToolFailed(

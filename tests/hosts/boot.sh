@@ -1,0 +1,64 @@
+#!/bin/sh
+# boot.sh PLACE NAME PATH...: what `unshare` runs as PID 1 of a host of the tests: makes the host's root and becomes its init.
+#
+# The root is this machine's, read-only, with an overlay on each directory of it but the programs': both hosts have the
+# same base, and each its own /etc, /root and /var. (One overlay for all will not do: of a file that is mapped through two
+# overlays, the box's on the host's, the kernel names a mount that nobody can see, and CRIU refuses the dump.)
+# PATHs are visible at the same place, wherever the file system is that they lie on. Says "up" on standard output.
+set -eu
+place=$1 name=$2
+shift 2
+root=$place/root
+mount --bind / "$root"
+mount -o remount,bind,ro "$root"
+
+overlay() { # overlay DIRECTORY
+    layers=$place/layers/$(echo "$1" | tr / -)
+    mkdir -p "$layers/upper" "$layers/work"
+    mount -t overlay host -o "lowerdir=$1,upperdir=$layers/upper,workdir=$layers/work" "$root$1"
+}
+for directory in /*; do
+    case $directory in
+        /bin | /boot | /dev | /lib* | /opt | /proc | /run | /sbin | /sys | /tmp | /usr) continue ;;
+    esac
+    [ -L "$directory" ] || [ ! -d "$directory" ] || overlay "$directory"
+done
+overlay /usr/local
+
+mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+for path in "$@"; do
+    mkdir -p "$root$path"
+    mount --bind "$path" "$root$path"
+done
+for pair in state:/var/lib/criu-agent work:/srv/work ssh:/root/.ssh repository:/srv/repository; do
+    mkdir -p "$root${pair#*:}"
+    mount --bind "$place/${pair%%:*}" "$root${pair#*:}"
+done
+
+mount -t proc proc "$root/proc"
+# Every boot has an id; criu-agent must not take this host for the other one.
+mount --bind "$place/boot_id" "$root/proc/sys/kernel/random/boot_id"
+mount -t sysfs sysfs "$root/sys"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+mount -t tmpfs -o mode=755 tmpfs "$root/dev"
+mkdir "$root/dev/pts" "$root/dev/shm" "$root/dev/net" "$root/run/sshd"
+for device in null zero full random urandom tty net/tun; do
+    [ -e "/dev/$device" ] || continue
+    : >"$root/dev/$device"
+    mount --bind "/dev/$device" "$root/dev/$device"
+done
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts "$root/dev/pts"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+ln -s pts/ptmx "$root/dev/ptmx"
+ln -s /proc/self/fd "$root/dev/fd"
+
+hostname "$name"
+ip link set lo up
+cp "$INIT" "$root/run/init"
+cd "$root"
+pivot_root . .
+umount -l .
+cd /
+echo up
+exec /run/init -- sleep infinity

@@ -1,0 +1,44 @@
+"""Two hosts, a and b: joined by a cable, b with an sshd that lets root of a in. Nothing of them may be left."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import traces
+from tests.hosts.host import Host
+
+AHEAD = 1_000_000  # seconds that b is longer up than a
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosts:
+    a: Host
+    b: Host
+
+
+@pytest.fixture
+def hosts(tmp_path: Path) -> Iterator[Hosts]:
+    before = traces(tmp_path)
+    repository = tmp_path / "repository"
+    repository.mkdir(mode=0o700)
+    on: list[Host] = []
+    try:
+        on.append(a := Host(tmp_path / "a", "a", "10.66.0.1", repository))
+        on.append(b := Host(tmp_path / "b", "b", "10.66.0.2", repository, uptime=AHEAD))
+        a.link_to(b)
+        b.trust(a)
+        b.start_sshd()
+        yield Hosts(a=a, b=b)
+    finally:
+        for host in on:
+            host.switch_off()
+    deadline = time.monotonic() + 10
+    while True:
+        left = {kind: [one for one in after if one not in before[kind]] for kind, after in traces(tmp_path).items()}
+        if not any(left.values()):
+            break
+        assert time.monotonic() < deadline, f"left behind: { {kind: one for kind, one in left.items() if one} }"
+        time.sleep(0.1)

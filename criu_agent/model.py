@@ -180,20 +180,44 @@ class Manifest:
     labels: Mapping[str, str]
     tags: tuple[str, ...]
     host: Host
+    resources: Mapping[str, Any]
+    size: int = 0  # sum of the plain sizes of its contents; the writer fills it in
+    stored: int = 0  # bytes of packs that it added to the repository; the writer fills it in
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """The second part of a manifest: where everything is stored."""
+
+    table: Table
     images: Mapping[str, Blob]  # CRIU's image files by name
     trees: Mapping[str, Tree]  # captured file trees by name ("upper"), see fs.tree
     attachments: Mapping[str, Blob]  # bytes that Resources saved, by name ("scrollback")
-    resources: Mapping[str, Any]
-    stored: int = 0  # bytes that it added to the repository; `Repository.commit` fills it in
+
+    @property
+    def size(self) -> int:
+        """Sum of the plain sizes of everything."""
+        trees = [blob for tree in self.trees.values() for blob in (tree.index, *tree.blobs)]
+        return sum(blob.size for blob in (*self.images.values(), *self.attachments.values(), *trees))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Snapshot:
-    """A manifest and the id that it is stored under: the hex BLAKE3-256 of its bytes."""
+    """A manifest that was read, and the id that it is stored under: the hex BLAKE3-256 of the stored bytes.
+
+    body is the part of the manifest that says where its contents are; `repo.manifest.contents` parses it, which
+    takes long enough that a list of snapshots should not.
+    """
 
     id: str
     manifest: Manifest
-    size: int  # sum of the plain sizes of its images, file trees and attachments
+    tags: tuple[str, ...]  # as they are now; the manifest has those that it was made with
+    generation: int  # of the keys that it was made with
+    body: bytes = field(repr=False)
+
+    @property
+    def size(self) -> int:
+        return self.manifest.size
 
     @property
     def stored(self) -> int:

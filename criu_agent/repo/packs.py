@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from criu_agent.errors import Failure
+from criu_agent.repo.seal import padme
 from criu_agent.store.base import Store
 
+PREFIX = "packs/"
 PACK = 16 << 20  # plain bytes of one at most
 SEGMENT = 1 << 20  # plain bytes that are encrypted, and read, as a whole
 
@@ -89,11 +91,4 @@ class Writer:
 
 def prefix(run_id: str) -> str:
     """What the names of a run's packs begin with; the pack's id follows."""
-    return f"packs/{run_id}/"
-
-
-def padme(length: int) -> int:
-    """A pack's length with its padding: it shows the store only the first few bits of what is in it."""
-    exponent = length.bit_length() - 1
-    free = exponent - exponent.bit_length()
-    return length if free <= 0 else -(-length >> free << free)
+    return f"{PREFIX}{run_id}/"

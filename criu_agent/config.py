@@ -15,7 +15,17 @@ from criu_agent.errors import Usage
 
 CONFIG_FILE = Path("/etc/criu-agent/config.toml")
 _KEYS = frozenset(
-    {"repository", "endpoint_url", "key_file", "passphrase_file", "state_dir", "runtime_dir", "prefix", "criu", "init"}
+    {
+        "repository",
+        "endpoint_url",
+        "key_file",
+        "passphrase_file",
+        "state_dir",
+        "runtime_dir",
+        "prefix",
+        "criu",
+        "init",
+    }
 )
 
 

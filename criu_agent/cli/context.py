@@ -51,7 +51,7 @@ def options() -> list[click.Option]:
         click.Option(
             ["--allow-rollback"],
             is_flag=True,
-            help="Believe a repository that shows an older state than this host has seen: it was brought back from a copy",
+            help="Believe a repository that shows an older state than this host has seen of it",
         ),
         click.Option(["--json"], is_flag=True, help="Print JSON"),
         click.Option(["-q", "--quiet"], is_flag=True, help="Print ids only, and no progress"),

@@ -59,12 +59,12 @@ def _label() -> str:
 
 
 def _new_passphrase(context: Context, *, ask: bool, path: str | None) -> bytes:
-    from criu_agent.ops import vault
+    from criu_agent.repo import keyfile
 
     if ask and path:
         raise Usage("--passphrase and --passphrase-file exclude each other", hint="give one of them")
     if path:
-        return vault.read_passphrase(Path(path))
+        return keyfile.read_passphrase(Path(path))
     return context.ask_new_passphrase() if ask else b""
 
 
@@ -73,7 +73,9 @@ def _new_passphrase(context: Context, *, ask: bool, path: str | None) -> bytes:
 @click.argument("key", metavar="[KEY-ID|SIGNER]", required=False)
 @click.option("--recipient", metavar="age1...", help="add: wrap the key for this recipient")
 @click.option("--passphrase", is_flag=True, help="add: wrap it with a passphrase, which is asked for")
-@click.option("--passphrase-file", metavar="FILE", help="add: with the first line of FILE; rotate: keep that passphrase")
+@click.option(
+    "--passphrase-file", metavar="FILE", help="add: with the first line of FILE; rotate: keep that passphrase"
+)
 @click.option("--label", default="", help="add: what the list shows")
 @click.option("--drop", multiple=True, metavar="KEY-ID", help="rotate: this key gets no successor")
 @click.pass_obj
@@ -149,12 +151,12 @@ def _add(context: Context, options: dict[str, Any]) -> None:
 
     words = _new_passphrase(context, ask=options["passphrase"], path=options["passphrase_file"])
     repository = vault.open_repository(context.config, ask=context.ask_passphrase)
-    made = vault.add_key(
-        repository, recipient=options["recipient"] or "", passphrase=words, label=options["label"]
-    )
+    made = vault.add_key(repository, recipient=options["recipient"] or "", passphrase=words, label=options["label"])
     show.result(made)
     if options["recipient"]:
-        show.line(f"hint: that host must trust the signer: criu-agent key trust {repository.secret.current.signer.hex()}")
+        show.line(
+            f"hint: that host must trust the signer: criu-agent key trust {repository.secret.current.signer.hex()}"
+        )
 
 
 def _remove(context: Context, key: str | None) -> None:
@@ -164,15 +166,16 @@ def _remove(context: Context, key: str | None) -> None:
         raise Usage("which key", hint="`criu-agent key list` shows them")
     vault.remove_key(vault.open_repository(context.config, ask=context.ask_passphrase), key)
     show.line(
-        "removed; who has opened the repository with it can still do so: `criu-agent key rotate` shuts him out of what "
-        "is written from then on"
+        "removed; whoever has opened the repository with it still can: `criu-agent key rotate` shuts him out of "
+        "what is written from then on"
     )
 
 
 def _rotate(context: Context, options: dict[str, Any]) -> None:
     from criu_agent.ops import vault
+    from criu_agent.repo import keyfile
 
-    kept = [vault.read_passphrase(Path(options["passphrase_file"]))] if options["passphrase_file"] else []
+    kept = [keyfile.read_passphrase(Path(options["passphrase_file"]))] if options["passphrase_file"] else []
     repository = vault.open_repository(context.config, ask=context.ask_passphrase)
     done = vault.rotate_keys(context.config, repository, passphrases=kept, drop=options["drop"])
     show.result(f"generation {done.secret.current.number}, its signer is {done.secret.current.signer.hex()}")

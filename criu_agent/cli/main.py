@@ -36,12 +36,23 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "resume": ("state", "the same as restore"),
         "migrate": ("migrate", "move a run to another host, over ssh"),
         "plan": ("state", "what a checkpoint would do, without taking it"),
-        "snapshots": ("state", "list snapshots"),
     },
     "Store": {
+        "init": ("keys", "make a repository and its key"),
+        "snapshots": ("state", "list snapshots"),
         "ls": ("contents", "list the files in a snapshot"),
         "dump": ("contents", "write a file of a snapshot to standard output"),
         "diff": ("contents", "show what changed between two snapshots"),
+        "tag": ("store", "change the tags of snapshots"),
+        "copy": ("store", "copy snapshots into another repository"),
+        "forget": ("store", "delete snapshots, by rules or by name"),
+        "prune": ("store", "delete the data that no snapshot needs"),
+        "check": ("store", "check that nothing is missing or damaged"),
+        "stats": ("store", "show how much the snapshots of each run take"),
+        "unlock": ("store", "take away locks that dead processes left"),
+        "key": ("keys", "who can open the repository: list, add, remove, rotate, trust"),
+        "export": ("store", "write a snapshot into one file"),
+        "import": ("store", "bring an exported snapshot into the repository"),
     },
     "Host": {
         "doctor": ("host", "check whether this host can do it"),
@@ -71,7 +82,7 @@ class Verbs(click.Group):
                 formatter.write_dl([(verb, text) for verb, (_, text) in verbs.items()])
         with formatter.section("Exit codes"):
             formatter.write_text(
-                "0 done, 1 failed, 2 usage, 10 not found, 14 corrupt, 15 this host cannot, "
+                "0 done, 1 failed, 2 usage, 10 not found, 12 wrong key, 14 corrupt, 15 this host cannot, "
                 "16 cannot be checkpointed now, 75 suspended; "
                 "run, exec, attach and wait give the command's own code."
             )

@@ -24,6 +24,7 @@ _SHORT = 8  # characters of a snapshot id that are shown
 @click.option("--stop", is_flag=True, help="Stop the run at the snapshot; the same as suspend")
 @click.option("--reason", default="", help="Why, for the list of snapshots")
 @click.option("--tag", "tags", multiple=True, help="Tag the snapshot")
+@click.option("--full", is_flag=True, help="Store everything anew, also what the last snapshot has")
 @click.option("--print-stats", is_flag=True, help="Show how long each phase took")
 @click.pass_obj
 def checkpoint_verb(context: Context, /, run: str, **options: Any) -> None:  # noqa: ANN401 - click's values
@@ -38,6 +39,7 @@ def checkpoint_verb(context: Context, /, run: str, **options: Any) -> None:  # n
 @click.argument("run", default=".")
 @click.option("--reason", default="", help="Why, for the list of snapshots")
 @click.option("--tag", "tags", multiple=True, help="Tag the snapshot")
+@click.option("--full", is_flag=True, help="Store everything anew, also what the last snapshot has")
 @click.option("--print-stats", is_flag=True, help="Show how long each phase took")
 @click.pass_obj
 def suspend_verb(context: Context, /, run: str, **options: Any) -> None:  # noqa: ANN401 - click's values
@@ -49,14 +51,14 @@ def suspend_verb(context: Context, /, run: str, **options: Any) -> None:  # noqa
 
 
 def _checkpoint(
-    context: Context, wanted: str, *, stop: bool, reason: str, tags: tuple[str, ...], print_stats: bool
+    context: Context, wanted: str, *, stop: bool, reason: str, tags: tuple[str, ...], full: bool, print_stats: bool
 ) -> None:
     run = run_verbs.require_alive(runs.find(context.config, wanted))
     line = progress(context)
     with Client(run.socket) as client:
         try:
             summary = client.call(
-                verb="checkpoint", stop=stop, reason=reason, tags=tags, on_status=_status(context, line)
+                verb="checkpoint", stop=stop, reason=reason, tags=tags, full=full, on_status=_status(context, line)
             )
         except KeyboardInterrupt:
             summary = give_up(client)
@@ -190,13 +192,17 @@ def _choose(context: Context, wanted: str, at: str | None) -> Snapshot:
         if wanted == "." and at is None:
             raise
         try:
-            return vault.open_repository(context.config).find(at or wanted)
+            return vault.open_repository(
+                context.config, ask=context.ask_passphrase, older=context.options.allow_rollback
+            ).find(at or wanted)
         except NotFound as error:
             what = f"no such snapshot: {at}" if at else f"no such run or snapshot: {wanted}"
             raise NotFound(what, hint="criu-agent snapshots lists them") from error
     if context.options.repo is None:
         context.config = replace(context.config, repository=run.spec.repository)
-    repository = vault.open_repository(context.config)
+    repository = vault.open_repository(
+        context.config, ask=context.ask_passphrase, older=context.options.allow_rollback
+    )
     try:
         # By the run's id if its state knows of none: a supervisor that was killed may not have come to write it.
         return repository.find(at or run.state.last_snapshot or run.spec.id)
@@ -253,7 +259,9 @@ def snapshots_verb(context: Context, /, run: str | None, tags: tuple[str, ...]) 
     """List the snapshots of the repository, oldest first; only those of RUN if it is given."""
     from criu_agent.ops import vault
 
-    repository = vault.open_repository(context.config)
+    repository = vault.open_repository(
+        context.config, ask=context.ask_passphrase, older=context.options.allow_rollback
+    )
     listing = repository.snapshots()
     for warning in listing.unreadable:
         show.line(f"warning: {warning.message}")
@@ -261,7 +269,7 @@ def snapshots_verb(context: Context, /, run: str | None, tags: tuple[str, ...]) 
         snapshot
         for snapshot in listing.snapshots
         if (run is None or run in (snapshot.manifest.run_name, snapshot.manifest.run_id))
-        and set(tags) <= set(snapshot.manifest.tags)
+        and set(tags) <= set(snapshot.tags)
     ]
     if run is not None and not chosen:
         raise NotFound(f"no snapshots of {run}", hint="criu-agent snapshots lists all of them")
@@ -271,7 +279,7 @@ def snapshots_verb(context: Context, /, run: str | None, tags: tuple[str, ...]) 
         for snapshot in chosen:
             show.result(snapshot.id)
     else:
-        header = ("ID", "TIME", "RUN", "HOST", "REASON", "TAGS", "PARENT", "SIZE")
+        header = ("ID", "TIME", "RUN", "HOST", "REASON", "TAGS", "PARENT", "SIZE", "NEW")
         show.table(header, [_snapshot_row(snapshot) for snapshot in chosen], color=context.color)
 
 
@@ -283,9 +291,10 @@ def _snapshot_row(snapshot: Snapshot) -> tuple[object, ...]:
         manifest.run_name,
         manifest.host.hostname,
         manifest.reason + (" (stopped)" if manifest.stopped else ""),
-        ",".join(manifest.tags) or "-",
+        ",".join(snapshot.tags) or "-",
         manifest.parent[:_SHORT] or "-",
         show.size(snapshot.size),
+        show.size(snapshot.stored),
     )
 
 
@@ -300,8 +309,9 @@ def _snapshot_document(snapshot: Snapshot) -> dict[str, object]:
         "host": manifest.host.hostname,
         "reason": manifest.reason,
         "stopped": manifest.stopped,
-        "tags": list(manifest.tags),
+        "tags": list(snapshot.tags),
         "labels": dict(manifest.labels),
         "parent": manifest.parent or None,
         "size": snapshot.size,
+        "stored": snapshot.stored,
     }

@@ -12,7 +12,7 @@ from criu_agent import config as configuration
 from criu_agent import durations
 from criu_agent.cli import show
 from criu_agent.cli.context import Context, verb
-from criu_agent.errors import Corrupt, Failure, NotFound, Usage
+from criu_agent.errors import Corrupt, Usage
 from criu_agent.model import Snapshot
 
 _SHORT = 8
@@ -22,9 +22,7 @@ _PERCENT = re.compile(r"(?P<number>[0-9]{1,3}(?:\.[0-9]+)?)%")
 def _open(context: Context) -> Any:  # noqa: ANN401 - a Repository, whose import takes a while
     from criu_agent.ops import vault
 
-    return vault.open_repository(
-        context.config, ask=context.ask_passphrase, older=context.options.allow_rollback
-    )
+    return vault.open_repository(context.config, ask=context.ask_passphrase, older=context.options.allow_rollback)
 
 
 def _progress(context: Context) -> tuple[show.ProgressLine, Any]:
@@ -49,7 +47,12 @@ def _chosen(repository: Any, wanted: tuple[str, ...]) -> list[Snapshot]:  # noqa
 @click.option("--prune", "and_prune", is_flag=True, help="Run prune afterwards")
 @click.pass_obj
 def forget_verb(
-    context: Context, /, wanted: tuple[str, ...], dry_run: bool, and_prune: bool, **rules: Any  # noqa: ANN401
+    context: Context,
+    /,
+    wanted: tuple[str, ...],
+    dry_run: bool,
+    and_prune: bool,
+    **rules: Any,  # noqa: ANN401
 ) -> None:
     """Delete snapshots. Their data stay until `prune`.
 
@@ -283,7 +286,9 @@ def copy_verb(context: Context, /, wanted: tuple[str, ...], target: str, to_key_
 
 @verb("unlock")
 @click.argument("run_id", metavar="[RUN-ID]", required=False)
-@click.option("-a", "--all", "everything", is_flag=True, help="All locks, also of processes that may still be at work")
+@click.option(
+    "-a", "--all", "everything", is_flag=True, help="All locks, also of processes that may still be at work"
+)
 @click.pass_obj
 def unlock_verb(context: Context, /, run_id: str | None, everything: bool) -> None:
     """Take away the locks of processes that are known to have ended, or the lock of one run.
@@ -348,6 +353,8 @@ def import_verb(context: Context, /, path: str) -> None:
         show.line("the repository has this snapshot already")
     for snapshot in done:
         if context.options.json:
-            show.message("summary", snapshot=snapshot.id, run=snapshot.manifest.run_id, name=snapshot.manifest.run_name)
+            show.message(
+                "summary", snapshot=snapshot.id, run=snapshot.manifest.run_id, name=snapshot.manifest.run_name
+            )
         else:
             show.result(f"{_named(snapshot)}  (criu-agent restore {snapshot.manifest.run_name})")

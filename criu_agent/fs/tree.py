@@ -8,18 +8,18 @@ import io
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Self
 
 from criu_agent.errors import Failure, NoSpace
 from criu_agent.fs import beneath
 from criu_agent.fs.entry import LINE_LIMIT, Entry, to_line
 from criu_agent.fs.scan import scan
-from criu_agent.model import Blob, Tree
+from criu_agent.model import Blob, Source, Tree
 from criu_agent.store.document import version_line
 
 VERSION = 1
@@ -29,11 +29,7 @@ _BLOCK = 4096
 _NOT_BETWEEN = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-class Readable(Protocol):
-    def readinto(self, buffer: memoryview, /) -> int | None: ...
-
-
-Save = Callable[[Readable, int], Blob]
+Save = Callable[[Iterable[Source]], list[Blob]]
 
 
 class Capture:
@@ -97,24 +93,44 @@ def capture(root: Path, *, spool: Path | None) -> Capture:
         raise Failure(message) from error
 
 
-def save(captured: Capture, store: Save) -> Tree:
-    """Store the contents of a capture, then its index. `store` keeps that many bytes of what it is given."""
-    lines = [version_line("tree", VERSION)]
+def save(captured: Capture, store: Save, *, name: str) -> Tree:
+    """Store the contents of a capture, then its index. `store` gives a blob for each source, in their order.
+
+    name: of the tree; the streams of its files are called after it.
+    """
+    groups = list(_groups(captured.entries))
+    index = _index(captured, groups)
+
+    def sources() -> Iterator[Source]:
+        before = ""
+        for group in groups:
+            alone = len(group) == 1 and group[0].length >= _OWN_BLOB
+            yield Source(
+                stream=f"{name}/file/{group[0].path}" if alone else f"{name}/after/{before}",
+                size=sum(entry.length for entry in group),
+                content=_Contents(captured.pieces(group)),
+            )
+            before = group[-1].path
+        yield Source(stream=f"{name}/index", size=len(index), content=io.BytesIO(index))
+
+    *blobs, stored = store(sources())
+    return Tree(index=stored, blobs=tuple(blobs))
+
+
+def _index(captured: Capture, groups: Sequence[Sequence[Entry]]) -> bytes:
     placed: dict[str, Entry] = {}
-    blobs: list[Blob] = []
-    for group in _groups(captured.entries):
+    for number, group in enumerate(groups):
         offset = 0
         for entry in group:
-            placed[entry.path] = replace(entry, blob=len(blobs), offset=offset)
+            placed[entry.path] = replace(entry, blob=number, offset=offset)
             offset += entry.length
-        blobs.append(store(_Contents(captured.pieces(group)), offset))
+    lines = [version_line("tree", VERSION)]
     for entry in captured.entries:
         line = to_line(placed.get(entry.path, entry)) + b"\n"
         if len(line) > LINE_LIMIT:
             raise Failure(f"{captured.root / entry.path} has too many holes to be captured")
         lines.append(line)
-    index = b"".join(lines)
-    return Tree(index=store(io.BytesIO(index), len(index)), blobs=tuple(blobs))
+    return b"".join(lines)
 
 
 def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:

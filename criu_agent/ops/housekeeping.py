@@ -43,9 +43,7 @@ def forget(
     """
     protected = _protected(config, repository)
     if rules is None:
-        kept = [
-            Kept(snapshot=one, reasons=(protected[one.id],)) for one in chosen if one.id in protected
-        ]
+        kept = [Kept(snapshot=one, reasons=(protected[one.id],)) for one in chosen if one.id in protected]
         dropped = [one for one in chosen if one.id not in protected]
     else:
         kept, dropped = policy.keep(chosen, rules, now=datetime.now(UTC), protected=protected)

@@ -87,4 +87,3 @@ def _needed(repository: Repository, snapshot: Snapshot) -> dict[str, int]:
     wanted = [packs.prefix(run_id) + pack for pack in used_packs([repository.contents(snapshot)])]
     wanted += [catalogue.name_of(snapshot).object, f"{TAGS}{run_id}/{snapshot.id}", *store.list(keyring.PREFIX)]
     return {header.NAME: 0, **{name: everything[name] for name in wanted if name in everything}}
-

@@ -16,14 +16,12 @@ from criu_agent.repo.floor import Floor, Seen
 from criu_agent.repo.header import Header
 from criu_agent.repo.opening import Opened
 from criu_agent.repo.repository import Repository
-from criu_agent.repo.secret import Secret
 from criu_agent.repo.writer import Writer
 from criu_agent.store.archive import ArchiveStore
 from criu_agent.store.base import Store
 from criu_agent.store.url import open_store
 
 Ask = Callable[[], bytes]  # asks the person at the terminal for the passphrase
-_PASSPHRASE_LIMIT = 4096
 _KEYS = "keys"  # the lock of those who change keys
 
 
@@ -40,8 +38,8 @@ class Made:
 def open_repository(config: Config, *, ask: Ask | None = None, older: bool = False) -> Repository:
     """The repository; one in a local directory is made on first use.
 
-    older: allow that the store has fallen behind what this host has seen of it. NotFound where there is none, WrongKey
-    where this host has no key for it, Usage for a URL that no store serves, Corrupt or HostCannot if it is damaged.
+    older: allow that the store has fallen behind what this host has seen of it. NotFound where there is none,
+    WrongKey where this host has no key for it, Usage for a URL that no store serves, Corrupt if it is damaged.
     """
     store = open_store(config.repository, endpoint_url=config.endpoint_url)
     found = _header(config, store)
@@ -80,19 +78,19 @@ def init(config: Config, *, recipients: tuple[str, ...] = (), passphrase: bytes 
             found = None
         if found is not None and keyring.load(store, found.id).objects:
             raise Failure(f"there is a repository at {config.repository} already", hint="it is ready to be used")
-        ability = _probe(config, store)
-        found = found or header.write(store, created=runs.now(), conditional=ability.conditional)
-        return _make_keys(config, store, found, recipients, passphrase, label, ability.reasons)
+        conditional, limits = _probe(config, store)
+        if not conditional:
+            store = open_store(config.repository, endpoint_url=config.endpoint_url, conditional=False)
+        found = found or header.write(store, created=runs.now(), conditional=conditional)
+        return _make_keys(config, store, found, recipients, passphrase, label, limits)
 
 
 def writing(
     config: Config, repository: Repository, run_id: str, what: str, *, parent: str, hashes: bool = True
 ) -> AbstractContextManager[Writer]:
-    """Write a snapshot of a run, as the only one (repo.writer). hashes: it is a run of this host, which keeps them."""
+    """Write a snapshot of a run, as the only one (repo.writer). hashes: keep page hashes, as for a run of this host."""
     kept = runs.directory(config, run_id) / "pages" if hashes else None
-    return writer.writing(
-        repository, run_id, holder=host.holder(what), lives=host.lives, parent=parent, hashes=kept
-    )
+    return writer.writing(repository, run_id, holder=host.holder(what), lives=host.lives, parent=parent, hashes=kept)
 
 
 def locked(repository: Repository, run_id: str, what: str) -> AbstractContextManager[None]:
@@ -153,11 +151,6 @@ def believe(config: Config, signer: str, *, repository_id: str = "") -> Path:
 def key_file(config: Config, repository_id: str) -> Path:
     """Where the key of that repository is on this host."""
     return config.key_file or config.keys / f"{repository_id}.key"
-
-
-def read_passphrase(path: Path) -> bytes:
-    """The first line of a file that nobody else can read."""
-    return keyfile.read_private(path, _PASSPHRASE_LIMIT, "passphrase file").split(b"\n")[0]
 
 
 def _header(config: Config, store: Store) -> Header:
@@ -238,7 +231,7 @@ def _recipients(config: Config, path: Path, signer: bytes) -> tuple[str, ...]:
 def _open(config: Config, store: Store, found: Header, believed: trust.Trust, ask: Ask | None) -> Opened:
     path = key_file(config, found.id)
     if config.passphrase_file is not None and config.key_file is None:
-        return opening.with_passphrase(store, found.id, read_passphrase(config.passphrase_file), believed)
+        return opening.with_passphrase(store, found.id, keyfile.read_passphrase(config.passphrase_file), believed)
     if config.key_file is not None or path.exists():
         read = keyfile.read(path)
         return opening.with_identities(store, found.id, read.identities, believed.and_signers(read.signers))
@@ -250,9 +243,11 @@ def _open(config: Config, store: Store, found: Header, believed: trust.Trust, as
     )
 
 
-def _probe(config: Config, store: Store) -> "Ability":
+def _probe(config: Config, store: Store) -> tuple[bool, tuple[str, ...]]:
+    """Can several hosts share the store, and if not, why not."""
+    if config.local_repository:
+        return True, ()
     from criu_agent.store import probe
 
-    if config.local_repository:
-        return probe.Ability(conditional=True, reasons=())
-    return probe.probe(store)
+    found = probe.probe(store)
+    return found.conditional, found.reasons

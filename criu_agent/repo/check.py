@@ -1,7 +1,7 @@
 """Is everything there that the snapshots need, and is it what was written? One finding for each object that is not."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +47,7 @@ def check(repository: Repository, *, read: float, advance: Advance, dice: random
         listing = repository.snapshots(run_id)
         for error in listing.unreadable:
             yield Finding(object=f"snapshots of run {run_id}", state="corrupt", detail=error.message)
-        contents = {one: repository.contents(one) for one in listing.snapshots}
+        contents = [(one, repository.contents(one)) for one in listing.snapshots]
         sizes = repository.store.list(packs.prefix(run_id))
         needed = _needed(run_id, contents)
         yield from _sizes(needed, sizes)
@@ -86,9 +86,9 @@ def _orphans(repository: Repository, run_id: str) -> Iterator[Finding]:
         yield Finding(object=name, state="orphaned", detail=f"{size} bytes, `criu-agent prune` deletes it")
 
 
-def _needed(run_id: str, contents: Mapping[Snapshot, Contents]) -> list[_Needed]:
+def _needed(run_id: str, contents: Sequence[tuple[Snapshot, Contents]]) -> list[_Needed]:
     found: dict[str, _Needed] = {}
-    for snapshot, one in contents.items():
+    for snapshot, one in contents:
         pieces: dict[int, list[Piece]] = {}
         for piece in one.table.pieces:
             pieces.setdefault(piece.pack, []).append(piece)

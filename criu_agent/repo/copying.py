@@ -50,4 +50,3 @@ def _moved(blob: Blob, pieces: Sequence[Blob]) -> Blob:
     for piece, first, count in blob.extents:
         extents += [(ZEROS, 0, count)] if piece == ZEROS else part(pieces[piece].extents, first, count)
     return Blob(size=blob.size, extents=tuple(extents))
-

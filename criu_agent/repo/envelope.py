@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from criu_agent.errors import Corrupt, Failure
 from criu_agent.repo.seal import TAG, padme
 from criu_agent.repo.secret import KEY, RunKeys, Secret, object_key
-from criu_agent.repo.signed import Place, sign, verify
+from criu_agent.repo.signed import OVERHEAD, Place, sign, verify
 from criu_agent.store.document import from_json, to_json
 
 MANIFEST_LIMIT = 64 << 20  # bytes of the object, and of the JSON
@@ -59,6 +59,12 @@ def open_register(
     if not isinstance(document, dict):
         raise Corrupt(f"{place.what} is changed: it is no JSON object")
     return document
+
+
+def generation_of(data: bytes) -> int:
+    """The generation of the keys of an envelope that was opened before."""
+    at = data.index(b"\n") + 1 + OVERHEAD
+    return int(_HEADER.unpack_from(data, at)[0])
 
 
 def _manifest(secret: Secret, run_id: str, what: str) -> Place:

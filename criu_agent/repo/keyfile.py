@@ -44,18 +44,28 @@ def read(path: Path, *, owners: Collection[int] = ()) -> KeyFile:
     WrongKey if others can read or write it, or it belongs to somebody else than root, ourselves or `owners` (uids:
     who called through sudo). Symbolic links are followed: what counts is the file.
     """
+    return parse(read_private(path, "key file", owners=owners), str(path))
+
+
+def read_passphrase(path: Path, *, owners: Collection[int] = ()) -> bytes:
+    """The first line of a file. Errors as in `read`."""
+    return read_private(path, "passphrase file", owners=owners).split(b"\n")[0]
+
+
+def read_private(path: Path, what: str, *, owners: Collection[int] = ()) -> bytes:
+    """The content of a file that nobody else can read. Errors as in `read`; `what` names it in them."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError as error:
-        raise NotFound(f"there is no key file {path}", hint="name it with --key-file") from error
+        raise NotFound(f"there is no {what} {path}", hint="name one that is there, with its whole path") from error
     except OSError as error:
-        raise Failure(f"cannot read the key file {path}: {error.strerror}") from error
+        raise Failure(f"cannot read the {what} {path}: {error.strerror}") from error
     with open(fd, "rb") as file:
-        _check(path, os.fstat(fd), {0, os.geteuid(), *owners})
+        _check(path, os.fstat(fd), {0, os.geteuid(), *owners}, what)
         data = file.read(_LIMIT + 1)
     if len(data) > _LIMIT:
-        raise WrongKey(f"{path} is no key file: it has more than {_LIMIT} bytes")
-    return parse(data, str(path))
+        raise WrongKey(f"{path} is no {what}: it has more than {_LIMIT} bytes")
+    return data
 
 
 def parse(data: bytes, what: str) -> KeyFile:
@@ -82,13 +92,13 @@ def _identity(line: str, where: str) -> Identity:
         raise WrongKey(f"{where}: {error.message}", hint=error.hint) from error
 
 
-def _check(path: Path, found: os.stat_result, owners: Collection[int]) -> None:
+def _check(path: Path, found: os.stat_result, owners: Collection[int], what: str) -> None:
     if not stat.S_ISREG(found.st_mode):
-        raise WrongKey(f"the key file {path} is not a regular file")
+        raise WrongKey(f"the {what} {path} is not a regular file")
     if found.st_uid not in owners:
-        raise WrongKey(f"the key file {path} belongs to uid {found.st_uid}", hint=f"chown root {path}")
+        raise WrongKey(f"the {what} {path} belongs to uid {found.st_uid}", hint=f"chown root {path}")
     if stat.S_IMODE(found.st_mode) & 0o077:
         raise WrongKey(
-            f"others can read or write the key file {path}",
+            f"others can read or write the {what} {path}",
             hint=f"chmod 600 {path}; if somebody may have read it: `criu-agent key rotate`",
         )

@@ -107,7 +107,8 @@ class Reader:
 
     def located(self, blob: Blob) -> list[tuple[str, int, int]]:
         """Where its pages are, by the names of pieces: equal for two blobs, also of two tables, equal bytes."""
-        return [(self._table.pieces[piece].name if piece != ZEROS else "", *at) for piece, *at in blob.extents]
+        names = self._table.pieces
+        return [("" if piece == ZEROS else names[piece].name, first, count) for piece, first, count in blob.extents]
 
     def _read(self, places: dict[int, list[_Place]], use: Callable[[int, bytes], int], advance: Advance) -> None:
         """use(number, plain bytes) of each piece, by several threads."""

@@ -36,10 +36,6 @@ class Store(Protocol):
         """
         ...
 
-    def size(self, name: str) -> int | None:
-        """How many bytes the object has, or None if there is none."""
-        ...
-
     def list(self, prefix: str) -> dict[str, int]:
         """The names that begin with `prefix`, sorted, each with its size in bytes; "" for all of them."""
         ...

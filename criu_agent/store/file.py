@@ -74,14 +74,6 @@ class FileStore:
             os.fsync(directory)
             return True
 
-    def size(self, name: str) -> int | None:
-        *parents, last = components(name)
-        try:
-            with self._translated(name), self._directory(parents) as directory:
-                return os.stat(last, dir_fd=directory, follow_symlinks=False).st_size
-        except FileNotFoundError:
-            return None
-
     def list(self, prefix: str) -> dict[str, int]:
         parent = prefix.rpartition("/")[0]
         try:

@@ -35,11 +35,6 @@ class MemoryStore:
             self.objects[name] = bytes(new)
             return True
 
-    def size(self, name: str) -> int | None:
-        components(name)
-        with self._lock:
-            return len(self.objects[name]) if name in self.objects else None
-
     def list(self, prefix: str) -> dict[str, int]:
         with self._lock:
             return {name: len(self.objects[name]) for name in sorted(self.objects) if name.startswith(prefix)}

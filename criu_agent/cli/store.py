@@ -297,7 +297,10 @@ def unlock_verb(context: Context, /, run_id: str | None, everything: bool) -> No
     """
     from criu_agent.ops import housekeeping
 
-    for run, holder in housekeeping.unlock(_open(context), run_id, everything=everything):
+    broken = housekeeping.unlock(_open(context), run_id, everything=everything)
+    if not broken and not context.options.json:
+        show.line("there is no lock of a process that has ended; --all takes away the others, too")
+    for run, holder in broken:
         if context.options.json:
             show.message("summary", run=run, **holder.to_json())
         else:

@@ -1,4 +1,4 @@
-"""Is everything there that the snapshots need, and is it what was written? One finding for each object that is not."""
+"""Is everything there that the snapshots need, and is it what was written? A finding for each object that is not."""
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ Advance = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """missing and corrupt: the snapshots that are named in `detail` cannot be restored. orphaned: `prune` deletes it."""
+    """missing, corrupt: the snapshots that are named in `detail` cannot be restored. orphaned: `prune` deletes it."""
 
     object: str
     state: State

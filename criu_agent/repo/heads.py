@@ -31,7 +31,7 @@ NONE = Head(revision=0, sequence=0, snapshot="")
 
 
 class Heads:
-    """floor: what this host has seen of the repository. older: the user allows that the store has fallen behind it."""
+    """floor: what this host has seen of the repository. older: the user allows that the store is behind that."""
 
     def __init__(self, registers: Registers, floor: Floor, *, older: bool = False) -> None:
         self._registers = registers

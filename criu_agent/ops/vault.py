@@ -88,7 +88,7 @@ def init(config: Config, *, recipients: tuple[str, ...] = (), passphrase: bytes 
 def writing(
     config: Config, repository: Repository, run_id: str, what: str, *, parent: str, hashes: bool = True
 ) -> AbstractContextManager[Writer]:
-    """Write a snapshot of a run, as the only one (repo.writer). hashes: keep page hashes: it is a run of this host."""
+    """Write a snapshot of a run, as the only one (repo.writer). hashes: keep page hashes, for a run of this host."""
     kept = runs.directory(config, run_id) / "pages" if hashes else None
     return writer.writing(repository, run_id, holder=host.holder(what), lives=host.lives, parent=parent, hashes=kept)
 

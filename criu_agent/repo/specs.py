@@ -47,7 +47,7 @@ def choose(spec: str, snapshots: Sequence[Snapshot]) -> Snapshot:
             raise NotFound(f"{match['run']} has only {_counted(len(line))}", hint=_HINT)
         return line[-1 - back]
     if match["tag"]:
-        tagged = [one for one in line if match["tag"] in one.manifest.tags]
+        tagged = [one for one in line if match["tag"] in one.tags]
         return _newest(tagged, f"{match['run']} has no snapshot with the tag {match['tag']}")
     return line[-1]
 

@@ -32,6 +32,9 @@ class Writer:
         self._hashes = hashes
         self._keys = repository.keys(run_id)
         self._head = repository.heads.read(run_id)
+        for left in catalogue.names(repository.store, run_id):
+            if left.sequence > self._head.sequence:  # whoever made it died before it was committed
+                repository.store.delete(left.object)
         self._packs = packs.Writer(repository.store, run_id, partial(seal.seal, self._keys))
         self._saving = Saving(key=self._keys.name, writer=self._packs, parent=self._parent(parent))
 
@@ -55,9 +58,6 @@ class Writer:
         data = envelope.seal_manifest(self._repository.secret, self._run_id, plain)
         name = blake3(data).hexdigest()
         place = Name(run=self._run_id, sequence=new.sequence, snapshot=name)
-        for left in catalogue.names(self._repository.store, self._run_id):
-            if left.sequence > self._head.sequence:  # whoever made it died before it was committed
-                self._repository.store.delete(left.object)
         self._repository.store.put(place.object, data)
         self._move_head(place)
         if self._hashes:

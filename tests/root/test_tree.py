@@ -17,9 +17,10 @@ from criu_agent.fs.scan import scan
 from criu_agent.fs.tree import capture, save
 from criu_agent.linux import syscalls
 from criu_agent.model import Tree
-from criu_agent.repo.repository import Repository, open_or_init
+from criu_agent.repo.writer import writing
 from criu_agent.store.file import FileStore
-from criu_agent.store.memory import MemoryStore
+from tests.fakes.repositories import US, lives, opened
+from tests.fakes.shelf import Shelf
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes, trusted xattrs and mounts need root")
 
@@ -42,8 +43,8 @@ def mounted(source: str, target: Path, fstype: str, data: str) -> Iterator[Path]
 
 
 @pytest.fixture
-def repository() -> Repository:
-    return open_or_init(MemoryStore())
+def shelf() -> Shelf:
+    return Shelf()
 
 
 @pytest.fixture
@@ -75,9 +76,9 @@ def everything(root: Path) -> dict[str, object]:
     return found | {"hard links": sorted(names for names in partners.values() if len(names) > 1)}
 
 
-def take(root: Path, repository: Repository, spool: Path | None = None) -> Tree:
+def take(root: Path, shelf: Shelf, spool: Path | None = None) -> Tree:
     with capture(root, spool=spool) as captured:
-        return save(captured, repository.save)
+        return save(captured, shelf.save, name="upper")
 
 
 def all_kinds(root: Path) -> None:
@@ -119,26 +120,24 @@ def all_kinds(root: Path) -> None:
 
 
 @pytest.mark.parametrize("spooled", [False, True], ids=["read in place", "spooled"])
-def test_every_kind_of_file_comes_back_as_it_was(
-    tmp_path: Path, repository: Repository, into: Path, spooled: bool
-) -> None:
+def test_every_kind_of_file_comes_back_as_it_was(tmp_path: Path, shelf: Shelf, into: Path, spooled: bool) -> None:
     all_kinds(tmp_path / "tree")
     expected = everything(tmp_path / "tree")
     (tmp_path / "spool").mkdir()
-    tree = take(tmp_path / "tree", repository, tmp_path / "spool" if spooled else None)
-    rebuild(tree, repository.stream, into)
+    tree = take(tmp_path / "tree", shelf, tmp_path / "spool" if spooled else None)
+    rebuild(tree, shelf.stream, into)
     assert everything(into) == expected
     assert list((tmp_path / "spool").iterdir()) == []
 
 
-def test_a_rebuilt_tree_is_captured_as_the_same_tree(tmp_path: Path, repository: Repository, into: Path) -> None:
+def test_a_rebuilt_tree_is_captured_as_the_same_tree(tmp_path: Path, shelf: Shelf, into: Path) -> None:
     all_kinds(tmp_path / "tree")
-    tree = take(tmp_path / "tree", repository)
-    rebuild(tree, repository.stream, into)
-    assert take(into, repository) == tree
+    tree = take(tmp_path / "tree", shelf)
+    rebuild(tree, shelf.stream, into)
+    assert take(into, shelf) == tree
 
 
-def test_holes_stay_holes_wherever_they_are(tmp_path: Path, repository: Repository, into: Path) -> None:
+def test_holes_stay_holes_wherever_they_are(tmp_path: Path, shelf: Shelf, into: Path) -> None:
     root = tmp_path / "tree"
     root.mkdir()
     layouts = {"all": (), "front": (50,), "middle": (0, 99), "end": (0,), "many": range(0, 100, 7)}
@@ -152,15 +151,13 @@ def test_holes_stay_holes_wherever_they_are(tmp_path: Path, repository: Reposito
     for number, spool in enumerate([None, tmp_path / "spool"]):
         again = into / str(number)
         again.mkdir()
-        rebuild(take(root, repository, spool), repository.stream, again)
+        rebuild(take(root, shelf, spool), shelf.stream, again)
         assert everything(again) == everything(root)
         used = {name: (again / name).stat().st_blocks for name in layouts}
         assert used == {name: (root / name).stat().st_blocks for name in layouts}
 
 
-def test_what_changes_after_a_spooled_capture_is_not_in_it(
-    tmp_path: Path, repository: Repository, into: Path
-) -> None:
+def test_what_changes_after_a_spooled_capture_is_not_in_it(tmp_path: Path, shelf: Shelf, into: Path) -> None:
     root = tmp_path / "tree"
     root.mkdir()
     (root / "log").write_bytes(b"before")
@@ -169,12 +166,12 @@ def test_what_changes_after_a_spooled_capture_is_not_in_it(
     with capture(root, spool=tmp_path) as captured:
         (root / "log").write_bytes(b"after, and longer")
         (root / "gone").unlink()
-        tree = save(captured, repository.save)
-    rebuild(tree, repository.stream, into)
+        tree = save(captured, shelf.save, name="upper")
+    rebuild(tree, shelf.stream, into)
     assert everything(into) == expected
 
 
-def test_a_tree_deeper_than_any_path_comes_back(tmp_path: Path, repository: Repository, into: Path) -> None:
+def test_a_tree_deeper_than_any_path_comes_back(tmp_path: Path, shelf: Shelf, into: Path) -> None:
     root = tmp_path / "tree"
     root.mkdir()
 
@@ -190,7 +187,7 @@ def test_a_tree_deeper_than_any_path_comes_back(tmp_path: Path, repository: Repo
     fd = bottom(root, make=True)
     os.close(os.open("file", os.O_CREAT | os.O_WRONLY, 0o640, dir_fd=fd))
     os.close(fd)
-    rebuild(take(root, repository), repository.stream, into)
+    rebuild(take(root, shelf), shelf.stream, into)
     fd = bottom(into, make=False)
     assert os.listdir(fd) == ["file"]
     os.close(fd)
@@ -209,7 +206,7 @@ def overlay(base: Path, upper: Path) -> Iterator[Path]:
 
 
 def test_the_upper_layer_of_an_overlay_shows_the_same_files_when_it_is_rebuilt(
-    tmp_path: Path, repository: Repository, into: Path
+    tmp_path: Path, shelf: Shelf, into: Path
 ) -> None:
     lower = tmp_path / "lower"
     for name in ("removed", "replaced", "kept", "renamed"):
@@ -234,7 +231,7 @@ def test_the_upper_layer_of_an_overlay_shows_the_same_files_when_it_is_rebuilt(
     assert any(stat.S_ISCHR(entry.lstat().st_mode) and entry.lstat().st_rdev == 0 for entry in upper.rglob("*")), (
         "overlayfs made no whiteout"
     )
-    rebuild(take(upper, repository), repository.stream, into)
+    rebuild(take(upper, shelf), shelf.stream, into)
     assert os.getxattr(into / "replaced", "trusted.overlay.opaque") == b"y"
     with overlay(tmp_path, into) as again:
         assert everything(again) == expected
@@ -244,7 +241,7 @@ def test_the_upper_layer_of_an_overlay_shows_the_same_files_when_it_is_rebuilt(
 
 
 def test_a_changed_file_of_the_lower_layer_keeps_its_change_under_the_name_it_was_changed_by(
-    tmp_path: Path, repository: Repository, into: Path
+    tmp_path: Path, shelf: Shelf, into: Path
 ) -> None:
     """The limit of docs/format.md section 7: its other names in the lower layer are known to the index only."""
     lower = tmp_path / "lower"
@@ -255,17 +252,17 @@ def test_a_changed_file_of_the_lower_layer_keeps_its_change_under_the_name_it_wa
     with overlay(tmp_path, tmp_path / "upper") as merged:
         (merged / "one").write_bytes(b"new")
         assert (merged / "two").read_bytes() == b"new"
-    rebuild(take(tmp_path / "upper", repository), repository.stream, into)
+    rebuild(take(tmp_path / "upper", shelf), shelf.stream, into)
     with overlay(tmp_path, into) as again:
         assert ((again / "one").read_bytes(), (again / "two").read_bytes()) == (b"new", b"old")
 
 
-def test_what_ties_a_layer_to_its_file_system_is_dropped(tmp_path: Path, repository: Repository, into: Path) -> None:
+def test_what_ties_a_layer_to_its_file_system_is_dropped(tmp_path: Path, shelf: Shelf, into: Path) -> None:
     root = tmp_path / "tree"
     root.mkdir()
     for name in ("origin", "uuid", "nlink", "impure", "upper", "index", "opaque", "redirect", "metacopy"):
         os.setxattr(root, f"trusted.overlay.{name}", b"v")
-    rebuild(take(root, repository), repository.stream, into)
+    rebuild(take(root, shelf), shelf.stream, into)
     kept = {name.rpartition(".")[2] for name in os.listxattr(into) if name.startswith("trusted.overlay")}
     assert kept == {"opaque", "redirect", "metacopy"}
 
@@ -302,24 +299,31 @@ def test_a_full_spool_fails_with_a_hint_and_leaves_nothing(tmp_path: Path, small
     assert os.statvfs(small).f_bfree == free
 
 
-def test_a_full_target_fails_with_a_hint(tmp_path: Path, small: Path, repository: Repository) -> None:
+def test_a_full_target_fails_with_a_hint(tmp_path: Path, small: Path, shelf: Shelf) -> None:
     root = tmp_path / "tree"
     root.mkdir()
     (root / "large").write_bytes(os.urandom(3 << 20))
-    tree = take(root, repository)
-    fails_for_space(lambda: rebuild(tree, repository.stream, small))
+    tree = take(root, shelf)
+    fails_for_space(lambda: rebuild(tree, shelf.stream, small))
 
 
 def test_a_full_repository_keeps_whole_objects_only(tmp_path: Path, small: Path) -> None:
     root = tmp_path / "tree"
     root.mkdir()
-    (root / "large").write_bytes(os.urandom(3 << 20))
+    (root / "large").write_bytes(os.urandom(24 << 20))
     store = FileStore(small)
-    repository = open_or_init(store)
-    fails_for_space(lambda: take(root, repository))
+    repository = opened(store)
+
+    def fill() -> None:
+        with (
+            capture(root, spool=None) as captured,
+            writing(repository, "run-1", holder=US, lives=lives, parent="", hashes=None) as writer,
+        ):
+            save(captured, writer.save, name="upper")
+            raise AssertionError("it cannot have had room")
+
+    fails_for_space(fill)
     assert list((small / ".tmp").iterdir()) == []
-    for name in store.list("chunks/"):
-        assert store.size(name) > 1 << 20  # type: ignore[operator]
     assert repository.snapshots().snapshots == ()
 
 

@@ -1,6 +1,5 @@
 """The files of a snapshot's layer: which there are, and their bytes; the images of its processes."""
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,33 +10,35 @@ import pytest
 from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.fs.entry import LINK, Entry, to_line
 from criu_agent.fs.tree import capture, save
-from criu_agent.model import Blob, Manifest, Snapshot, Tree
 from criu_agent.ops import contents
-from criu_agent.repo.chunks import CHUNK_SIZE
-from criu_agent.repo.repository import Repository, open_or_init
-from criu_agent.store.memory import MemoryStore
+from criu_agent.repo.repository import Repository
+from criu_agent.repo.writer import writing
 from tests.fakes.images import tree as images
-from tests.unit.test_repository import EMPTY
+from tests.fakes.repositories import EMPTY, NOTHING, US, lives, opened, take, take_tree
 
 BLOCK = 1 << 16
+MIB = 1 << 20
 ROOT = Entry(path="", kind="directory", mode=0o755)
 
 
 @pytest.fixture
 def repository() -> Repository:
-    return open_or_init(MemoryStore())
+    return opened()
 
 
 def taken(repository: Repository, root: Path) -> contents.Layer:
-    with capture(root, spool=None) as captured:
-        tree = save(captured, repository.save)
-    return contents.layer(repository, replace(EMPTY, trees={"upper": tree}))
+    with (
+        capture(root, spool=None) as captured,
+        writing(repository, EMPTY.run_id, holder=US, lives=lives, parent="", hashes=None) as writer,
+    ):
+        tree = save(captured, writer.save, name="upper")
+        snapshot = writer.commit(EMPTY, replace(NOTHING, trees={"upper": tree}))
+    return contents.layer(repository, snapshot)
 
 
 def forged(repository: Repository, *entries: Entry, data: bytes = b"") -> contents.Layer:
     index = b"criu-agent tree 1\n" + b"".join(to_line(one) + b"\n" for one in (ROOT, *entries))
-    blobs = tuple(repository.save(io.BytesIO(one), len(one)) for one in (index, data))
-    return contents.layer(repository, replace(EMPTY, trees={"upper": Tree(index=blobs[0], blobs=blobs[1:])}))
+    return contents.layer(repository, take_tree(repository, index, data))
 
 
 def content(layer: contents.Layer, path: str) -> bytes:
@@ -48,7 +49,7 @@ def fill(root: Path) -> Path:
     (root / "d/e").mkdir(parents=True)
     (root / "d/text").write_bytes(b"text\n")
     (root / "d/empty").touch()
-    (root / "d/large").write_bytes(os.urandom(3 * CHUNK_SIZE))
+    (root / "d/large").write_bytes(os.urandom(3 << 20))
     with open(root / "d/holes", "wb") as file:
         for number in (1, 5):
             os.pwrite(file.fileno(), bytes([number]) * BLOCK, number * BLOCK)
@@ -154,18 +155,11 @@ def test_a_file_with_more_data_than_its_blob_is_corrupt(repository: Repository) 
 
 def test_a_snapshot_without_files_is_corrupt(repository: Repository) -> None:
     with pytest.raises(Corrupt, match="the snapshot has no files"):
-        contents.layer(repository, EMPTY)
-
-
-def of_images(repository: Repository) -> Manifest:
-    blobs: dict[str, Blob] = {}
-    for name, data in images().data.items():
-        blobs[name] = repository.save(io.BytesIO(data), len(data))
-    return replace(EMPTY, images=blobs)
+        contents.layer(repository, take(repository))
 
 
 def test_processes_are_described_from_the_repository(repository: Repository) -> None:
-    processes = contents.description(repository, of_images(repository)).processes
+    processes = contents.description(repository, take(repository, images().data)).processes
     assert [(one.pid, one.comm, one.state) for one in processes.values()] == [
         (1, "init", "running"),
         (2, "sh", "running"),
@@ -174,21 +168,17 @@ def test_processes_are_described_from_the_repository(repository: Repository) -> 
 
 
 def test_an_image_is_given_as_it_is_and_a_wrong_name_says_which_there_are(repository: Repository) -> None:
-    snapshot = Snapshot(id="0" * 64, manifest=of_images(repository), size=0)
+    snapshot = take(repository, images().data)
     assert b"".join(contents.image_bytes(repository, snapshot, "files.img")) == images().data["files.img"]
     with pytest.raises(NotFound) as error:
         contents.image_bytes(repository, snapshot, "pages")
     assert "pages-1.img" in error.value.hint
 
 
-@pytest.mark.parametrize("offset", [0, 1, CHUNK_SIZE - 1, CHUNK_SIZE, 2 * CHUNK_SIZE + 5, 3 * CHUNK_SIZE])
-def test_a_part_of_a_blob_is_read_from_the_chunks_that_it_lies_in(offset: int) -> None:
-    store = MemoryStore()
-    repository = open_or_init(store)
-    data = os.urandom(2 * CHUNK_SIZE + 10)
-    blob = repository.save(io.BytesIO(data), len(data))
-    for length in (0, 1, 100, CHUNK_SIZE, 2 * CHUNK_SIZE, 1 << 40):
-        assert repository.pread(blob, offset, length) == data[offset : offset + length]
-    for name in set(blob.chunks[1:]):
-        store.delete(f"chunks/{name[:2]}/{name}")
-    assert repository.pread(blob, 5, 10) == data[5:15]
+@pytest.mark.parametrize("offset", [0, 1, MIB - 1, MIB, 2 * MIB + 5, 3 * MIB])
+def test_a_part_of_a_blob_is_read(repository: Repository, offset: int) -> None:
+    data = os.urandom(MIB // 2) + bytes(MIB) + os.urandom(MIB // 2 + 10)
+    snapshot = take(repository, {"a": data})
+    blob = repository.contents(snapshot).images["a"]
+    for length in (0, 1, 100, MIB, 2 * MIB, 1 << 40):
+        assert repository.reader(snapshot).pread(blob, offset, length) == data[offset : offset + length]

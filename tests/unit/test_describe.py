@@ -217,7 +217,10 @@ def test_an_image_that_is_too_large_is_not_read() -> None:
 @pytest.mark.parametrize(
     ("entries", "what"),
     [
-        ([pb.PagemapEntry(vaddr=2 * PAGE, nr_pages=2, flags=4), pb.PagemapEntry(vaddr=0, nr_pages=1)], "out of order"),
+        (
+            [pb.PagemapEntry(vaddr=2 * PAGE, nr_pages=2, flags=4), pb.PagemapEntry(vaddr=0, nr_pages=1)],
+            "out of order",
+        ),
         ([pb.PagemapEntry(vaddr=0, nr_pages=1 << 60, flags=4)], "out of order"),
         ([pb.PagemapEntry(vaddr=0, nr_pages=1, in_parent=True)], "in another image"),
         ([pb.PagemapEntry(vaddr=0, nr_pages=1, flags=1)], "in another image"),

@@ -26,9 +26,6 @@ MANIFEST = Manifest(
     labels={},
     tags=(),
     host=Host(hostname="h", boot_id="b", kernel="6.1", machine="x86_64", page_size=4096, criu="4.1.1"),
-    images={},
-    trees={},
-    attachments={},
     resources={AUTOMATIC: {}},
 )
 
@@ -46,7 +43,9 @@ def taken(*times: str | datetime, run: str = "run", tags: tuple[str, ...] = ()) 
                 created=moment.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
                 tags=tags,
             ),
-            size=0,
+            tags=tags,
+            generation=1,
+            body=b"",
         )
         for number, moment in enumerate(moments, 1)
     ]

@@ -1,6 +1,5 @@
 """The index of a tree: it says everything, and a forged one makes nothing outside of its directory."""
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,10 +14,8 @@ from criu_agent.fs.entry import KINDS, LINK, Entry, from_line, to_line
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.fs.scan import scan
 from criu_agent.fs.tree import capture, save
-from criu_agent.model import Tree
-from criu_agent.repo.chunks import Blob
-from criu_agent.repo.repository import Repository, open_or_init
-from criu_agent.store.memory import MemoryStore
+from criu_agent.model import Blob, Tree
+from tests.fakes.shelf import Shelf
 
 MINE = {"uid": os.getuid(), "gid": os.getgid()}
 ROOT = Entry(path="", kind="directory", mode=0o700, **MINE)
@@ -113,8 +110,8 @@ def test_a_line_that_breaks_a_rule_is_corrupt(old: bytes, new: bytes) -> None:
 
 
 @pytest.fixture
-def repository() -> Repository:
-    return open_or_init(MemoryStore())
+def shelf() -> Shelf:
+    return Shelf()
 
 
 @pytest.fixture
@@ -124,13 +121,13 @@ def into(tmp_path: Path) -> Path:
     return path
 
 
-def blob_of(repository: Repository, data: bytes) -> Blob:
-    return repository.save(io.BytesIO(data), len(data))
+def blob_of(shelf: Shelf, data: bytes) -> Blob:
+    return shelf.put(data)
 
 
-def forged(repository: Repository, found: Sequence[Entry], *data: bytes) -> Tree:
+def forged(shelf: Shelf, found: Sequence[Entry], *data: bytes) -> Tree:
     index = HEADER + b"".join(to_line(entry) + b"\n" for entry in found)
-    return Tree(index=blob_of(repository, index), blobs=tuple(blob_of(repository, one) for one in data))
+    return Tree(index=blob_of(shelf, index), blobs=tuple(blob_of(shelf, one) for one in data))
 
 
 def a(kind: str, path: str, **values: object) -> Entry:
@@ -162,13 +159,13 @@ def a_file(path: str, blob: int, offset: int, length: int) -> Entry:
     ids=lambda found: " ".join(f"{entry.kind}:{entry.path[:9]}" for entry in found) or "nothing",
 )
 def test_a_forged_index_is_corrupt_and_makes_nothing_outside(
-    tmp_path: Path, into: Path, repository: Repository, found: list[Entry]
+    tmp_path: Path, into: Path, shelf: Shelf, found: list[Entry]
 ) -> None:
     (tmp_path / "outside").mkdir()
     (tmp_path / "outside/secret").write_bytes(b"s")
     before = sorted(path for path in tmp_path.rglob("*") if into not in path.parents)
     with pytest.raises(Corrupt, match="index of a tree"):
-        rebuild(forged(repository, found), repository.stream, into)
+        rebuild(forged(shelf, found), shelf.stream, into)
     assert sorted(path for path in tmp_path.rglob("*") if into not in path.parents) == before
     assert (tmp_path / "outside/secret").stat().st_nlink == 1
 
@@ -188,77 +185,75 @@ def test_a_forged_index_is_corrupt_and_makes_nothing_outside(
     ],
 )
 def test_data_that_do_not_fit_the_files_are_corrupt(
-    into: Path, repository: Repository, found: list[Entry], data: list[bytes]
+    into: Path, shelf: Shelf, found: list[Entry], data: list[bytes]
 ) -> None:
     with pytest.raises(Corrupt, match="index of a tree"):
-        rebuild(forged(repository, [ROOT, *found], *data), repository.stream, into)
+        rebuild(forged(shelf, [ROOT, *found], *data), shelf.stream, into)
 
 
-def test_data_that_fit_are_written_where_they_belong(into: Path, repository: Repository) -> None:
+def test_data_that_fit_are_written_where_they_belong(into: Path, shelf: Shelf) -> None:
     found = [ROOT, a_file("f", 0, 0, 2), a_file("g", 0, 2, 2), replace(GOOD, path="h", blob=1)]
-    rebuild(forged(repository, found, b"1234", b"abcdefgh"), repository.stream, into)
+    rebuild(forged(shelf, found, b"1234", b"abcdefgh"), shelf.stream, into)
     contents = {path.name: path.read_bytes() for path in into.iterdir()}
     assert contents == {"f": b"12", "g": b"34", "h": b"abcd\0\0efgh"}
 
 
-def test_an_index_of_a_later_version_is_refused_before_it_is_read(into: Path, repository: Repository) -> None:
-    tree = Tree(index=blob_of(repository, b"criu-agent tree 2\n\xff garbage"), blobs=())
+def test_an_index_of_a_later_version_is_refused_before_it_is_read(into: Path, shelf: Shelf) -> None:
+    tree = Tree(index=blob_of(shelf, b"criu-agent tree 2\n\xff garbage"), blobs=())
     with pytest.raises(HostCannot, match="format 2, this criu-agent reads up to 1"):
-        rebuild(tree, repository.stream, into)
+        rebuild(tree, shelf.stream, into)
 
 
 @pytest.mark.parametrize("index", [b"", b"criu-agent tree 1", HEADER + b"{", HEADER + to_line(ROOT)])
-def test_an_index_that_ends_early_is_corrupt(into: Path, repository: Repository, index: bytes) -> None:
+def test_an_index_that_ends_early_is_corrupt(into: Path, shelf: Shelf, index: bytes) -> None:
     with pytest.raises(Corrupt, match="index of a tree"):
-        rebuild(Tree(index=blob_of(repository, index), blobs=()), repository.stream, into)
+        rebuild(Tree(index=blob_of(shelf, index), blobs=()), shelf.stream, into)
 
 
-def test_a_directory_that_is_not_empty_is_left_alone(into: Path, repository: Repository) -> None:
+def test_a_directory_that_is_not_empty_is_left_alone(into: Path, shelf: Shelf) -> None:
     (into / "mine").touch()
     with pytest.raises(Failure, match="not empty"):
-        rebuild(forged(repository, [ROOT]), repository.stream, into)
+        rebuild(forged(shelf, [ROOT]), shelf.stream, into)
     assert [path.name for path in into.iterdir()] == ["mine"]
 
 
 # --- what is stored
 
 
-def take(root: Path, repository: Repository) -> Tree:
+def take(root: Path, shelf: Shelf) -> Tree:
     with capture(root, spool=None) as captured:
-        return save(captured, repository.save)
+        return save(captured, shelf.save, name="upper")
 
 
-def test_small_files_share_objects_and_a_change_moves_only_its_neighbours(
-    tmp_path: Path, repository: Repository
-) -> None:
+def test_small_files_share_objects_and_a_change_moves_only_its_neighbours(tmp_path: Path, shelf: Shelf) -> None:
     root = tmp_path / "tree"
     root.mkdir()
     for number in range(2000):
         (root / f"file-{number}").write_bytes(os.urandom(50))
     (root / "large").write_bytes(os.urandom(1 << 20))
-    first = take(root, repository)
+    first = take(root, shelf)
     assert len(first.blobs) < 40
     (root / "file-1000").write_bytes(b"longer than before" * 10)
-    second = take(root, repository)
+    second = take(root, shelf)
     assert len(set(first.blobs) - set(second.blobs)) == 1
 
 
-def test_an_unchanged_tree_is_stored_as_the_same_objects(tmp_path: Path, repository: Repository) -> None:
+def test_an_unchanged_tree_is_stored_as_the_same_objects(tmp_path: Path, shelf: Shelf) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/f").write_bytes(b"x")
-    assert take(tmp_path / "tree", repository) == take(tmp_path / "tree", repository)
+    assert take(tmp_path / "tree", shelf) == take(tmp_path / "tree", shelf)
 
 
-def test_a_file_that_shrinks_while_it_is_read_in_place_is_a_failure(tmp_path: Path, repository: Repository) -> None:
+def test_a_file_that_shrinks_while_it_is_read_in_place_is_a_failure(tmp_path: Path, shelf: Shelf) -> None:
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree/f").write_bytes(b"0123456789")
     with capture(tmp_path / "tree", spool=None) as captured:
         (tmp_path / "tree/f").write_bytes(b"012")
         with pytest.raises(Failure, match="became shorter"):
-            save(captured, repository.save)
+            save(captured, shelf.save, name="upper")
         (tmp_path / "tree/f").unlink()
         with pytest.raises(Failure, match="cannot read a file"):
-            save(captured, repository.save)
+            save(captured, shelf.save, name="upper")
 
 
 def test_a_tree_that_is_not_there_is_a_failure(tmp_path: Path) -> None:

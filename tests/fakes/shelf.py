@@ -1,0 +1,40 @@
+"""Where a tree can be saved and read back without a repository: in memory, equal bytes as one blob."""
+
+from collections.abc import Iterable, Iterator
+
+from criu_agent.model import Blob, Source
+from criu_agent.repo.windows import page_count
+
+_PIECE = 1 << 20
+
+
+class Shelf:
+    def __init__(self) -> None:
+        self.data: list[bytes] = []
+        self.streams: list[str] = []
+
+    def save(self, sources: Iterable[Source]) -> list[Blob]:
+        return [self._put(source) for source in sources]
+
+    def put(self, data: bytes) -> Blob:
+        if not data:
+            return Blob(size=0, extents=())
+        if data not in self.data:
+            self.data.append(data)
+        return Blob(size=len(data), extents=((self.data.index(data), 0, page_count(len(data))),))
+
+    def stream(self, blob: Blob) -> Iterator[bytes]:
+        for number, first, count in blob.extents:
+            whole = self.data[number]
+            for at in range(first, min(first + count * 4096, len(whole)), _PIECE):
+                yield whole[at : at + _PIECE]
+
+    def _put(self, source: Source) -> Blob:
+        self.streams.append(source.stream)
+        buffer = bytearray(source.size)
+        view = memoryview(buffer)
+        while view:
+            count = source.content.readinto(view)
+            assert count, f"{source.stream} ended early"
+            view = view[count:]
+        return self.put(bytes(buffer))

@@ -142,7 +142,7 @@ def test_a_list_of_tags_means_all_of_them_and_several_lists_any_of_them() -> Non
 
 
 def tagged(snapshot: Snapshot, *tags: str) -> Snapshot:
-    return replace(snapshot, manifest=replace(snapshot.manifest, tags=tags))
+    return replace(snapshot, tags=tags)
 
 
 def test_tags_do_not_count_for_the_other_rules_and_are_no_exception_from_them() -> None:

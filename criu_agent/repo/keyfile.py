@@ -50,9 +50,7 @@ def read(path: Path, *, owners: Collection[int] = ()) -> KeyFile:
         raise NotFound(f"there is no key file {path}", hint="name it with --key-file") from error
     except OSError as error:
         raise Failure(f"cannot read the key file {path}: {error.strerror}") from error
-    with open(fd, "rb") as file:
-        _check(path, os.fstat(fd), {0, os.geteuid(), *owners})
-        data = file.read(_LIMIT + 1)
+    data = hostfile.read_checked(fd, lambda found: _check(path, found, {0, os.geteuid(), *owners}), _LIMIT)
     if len(data) > _LIMIT:
         raise WrongKey(f"{path} is no key file: it has more than {_LIMIT} bytes")
     return parse(data, str(path))

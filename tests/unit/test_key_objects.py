@@ -217,6 +217,10 @@ def test_a_thief_with_an_old_seed_is_noticed_and_can_be_revoked() -> None:
     assert false.current.signer.hex() in str(caught.value)
     assert opened(store, trust(real, revoked=(stolen,))) == real
     assert opened(store, trust(stolen, revoked=(false,))) == real
+    revoked = frozenset({false.current.signer})
+    assert [one.id for one in keys.entries(store, real, revoked=revoked).keys] == [ID]
+    keys.remove(store, real, OTHER_ID, revoked=revoked)
+    assert opened(store, trust(stolen)) == real
 
 
 def test_more_key_objects_than_a_reader_takes_are_refused_before_they_are_read() -> None:

@@ -101,8 +101,9 @@ def test_a_manifest_of_another_run_or_repository_is_refused() -> None:
 
 def test_a_manifest_under_the_name_of_another_is_refused() -> None:
     one, other = seal_manifest(secret(), RUN, PLAIN), seal_manifest(secret(), RUN, PLAIN)
-    with pytest.raises(Corrupt, match="another manifest"):
-        open_manifest(secret(), RUN, name_of(one), other)
+    for name in (name_of(one), ""):
+        with pytest.raises(Corrupt, match="another manifest"):
+            open_manifest(secret(), RUN, name, other)
 
 
 def test_a_register_under_another_name_is_refused() -> None:

@@ -59,6 +59,21 @@ def test_chunks_that_were_cut_off_or_swapped_are_noticed() -> None:
         assert decrypt(data[:start] + other, PASSPHRASE) is None
 
 
+def test_an_empty_chunk_behind_others_is_refused_as_age_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_an_empty_chunk(file_key: bytes, nonce: bytes, plain: bytes) -> list[bytes]:
+        cipher = agescrypt.ChaCha20Poly1305(agescrypt._derive(file_key, nonce, b"payload"))
+        return [
+            cipher.encrypt(agescrypt._chunk_nonce(0, last=False), plain, None),
+            cipher.encrypt(agescrypt._chunk_nonce(1, last=True), b"", None),
+        ]
+
+    monkeypatch.setattr(agescrypt, "_encrypt_payload", with_an_empty_chunk)
+    data = encrypt(bytes(65536), PASSPHRASE, log_n=CHEAP)
+    assert decrypt(data, PASSPHRASE) is None
+    with pytest.raises(pyrage.DecryptError):
+        pyrage.passphrase.decrypt(data, PASSPHRASE.decode())
+
+
 def never(*_args: object) -> bytes:
     raise AssertionError("scrypt was asked")
 

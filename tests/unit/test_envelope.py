@@ -150,6 +150,14 @@ def test_objects_of_old_generations_are_read_and_those_of_unknown_ones_are_not()
         manifest(seal_manifest(new, RUN, PLAIN), of=old)
 
 
+def test_a_generation_is_signed_by_its_own_signer() -> None:
+    """A thief who has the keys of generation 1 alone has nothing that another generation's signature covers."""
+    both = secret(2)
+    crossed = Secret(repository=both.repository, generations=both.generations[:1], seed=both.seed)
+    with pytest.raises(Corrupt, match="not of the generation that it names"):
+        manifest(seal_manifest(crossed, RUN, PLAIN), of=both)
+
+
 def test_what_a_revoked_signer_signed_is_refused() -> None:
     old, new = secret(1), rotated(secret(1))
     data, head = seal_manifest(old, RUN, PLAIN), seal_register(old, HEAD, DOCUMENT)

@@ -246,6 +246,18 @@ def test_a_generation_comes_into_force_with_its_last_object() -> None:
     assert opened(store_of(**objects), trust(old)) == new
 
 
+def test_keys_that_were_removed_do_not_bring_an_unfinished_rotation_into_force() -> None:
+    gone, missing = "0c" * 16, "0d" * 16
+    old, new = secret(2), secret(3)
+    store = store_of(
+        **{
+            ID: key_object(old, siblings=(ID, gone)),
+            OTHER_ID: key_object(new, OTHER_ID, siblings=(OTHER_ID, missing)),
+        }
+    )
+    assert opened(store, trust(old)) == old
+
+
 # --- costly
 
 

@@ -55,7 +55,7 @@ def open_register(
 ) -> dict[str, Any]:
     """What was given to `seal_register`. Corrupt, or HostCannot for another version, as `open_manifest`."""
     place = _register(secret, name)
-    document = from_json(_open(secret, place, data, REGISTER_LIMIT, revoked, ""), place.what)
+    document = from_json(_open(secret, place, data, REGISTER_LIMIT, revoked, None), place.what)
     if not isinstance(document, dict):
         raise Corrupt(f"{place.what} is changed: it is no JSON object")
     return document
@@ -100,10 +100,12 @@ def _seal(secret: Secret, place: Place, plain: bytes, limit: int, salt: bytes) -
     return sealed
 
 
-def _open(secret: Secret, place: Place, data: bytes, limit: int, revoked: frozenset[bytes], name: str) -> bytes:
+def _open(
+    secret: Secret, place: Place, data: bytes, limit: int, revoked: frozenset[bytes], name: str | None
+) -> bytes:
     accepted = secret.signers - revoked
     signer, body = verify(place, data, limit, accepted.__contains__)
-    if name and blake3(data).hexdigest() != name:
+    if name is not None and blake3(data).hexdigest() != name:
         raise Corrupt(f"{place.what} is another manifest")
     return _unpack(_decrypt(secret, place, signer, body), place, limit)
 

@@ -3,7 +3,7 @@
 import os
 import secrets
 import stat
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from criu_agent.errors import Failure
@@ -31,12 +31,7 @@ def read_unwritable(path: Path, limit: int, *, owners: Collection[int] = ROOT) -
             above, fd, reached = fd, os.open(part, _DIRECTORY, dir_fd=fd), reached / part
             os.close(above)
             _check_directory(fd, reached, owners)
-        with open(os.open(name, _FILE, dir_fd=fd), "rb") as file:
-            found = os.fstat(file.fileno())
-            if not stat.S_ISREG(found.st_mode):
-                raise Failure(f"{path} is not a regular file")
-            _check(path, found, owners)
-            data = file.read(limit + 1)
+        data = read_checked(os.open(name, _FILE, dir_fd=fd), lambda found: _check_file(path, found, owners), limit)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -46,6 +41,16 @@ def read_unwritable(path: Path, limit: int, *, owners: Collection[int] = ROOT) -
     if len(data) > limit:
         raise Failure(f"{path} has more than {limit} bytes")
     return data
+
+
+def read_checked(fd: int, check: Callable[[os.stat_result], None], limit: int) -> bytes:
+    """At most one byte more than `limit` of the file, once `check` did not raise; fd is closed in any case."""
+    try:
+        check(os.fstat(fd))
+        with open(fd, "rb", closefd=False) as file:
+            return file.read(limit + 1)
+    finally:
+        os.close(fd)
 
 
 def replace(path: Path, data: bytes, mode: int) -> None:
@@ -87,6 +92,12 @@ def _check_directory(fd: int, path: Path, owners: Collection[int]) -> None:
     """One with the sticky bit may be writable by others: what is in it they can neither rename nor remove."""
     found = os.fstat(fd)
     _check(path, found, owners, sticky=bool(found.st_mode & stat.S_ISVTX))
+
+
+def _check_file(path: Path, found: os.stat_result, owners: Collection[int]) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise Failure(f"{path} is not a regular file")
+    _check(path, found, owners)
 
 
 def _check(path: Path, found: os.stat_result, owners: Collection[int], *, sticky: bool = False) -> None:

@@ -60,9 +60,7 @@ def read_private(path: Path, what: str, *, owners: Collection[int] = ()) -> byte
         raise NotFound(f"there is no {what} {path}", hint="name one that is there, with its whole path") from error
     except OSError as error:
         raise Failure(f"cannot read the {what} {path}: {error.strerror}") from error
-    with open(fd, "rb") as file:
-        _check(path, os.fstat(fd), {0, os.geteuid(), *owners}, what)
-        data = file.read(_LIMIT + 1)
+    data = hostfile.read_checked(fd, lambda found: _check(path, found, {0, os.geteuid(), *owners}, what), _LIMIT)
     if len(data) > _LIMIT:
         raise WrongKey(f"{path} is no {what}: it has more than {_LIMIT} bytes")
     return data

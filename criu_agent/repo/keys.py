@@ -65,14 +65,14 @@ def entries(store: Store, secret: Secret, *, revoked: frozenset[bytes] = NO_SIGN
     return Entries(keys=tuple(found), unreadable={**ring.unreadable, **strange})
 
 
-def remove(store: Store, secret: Secret, key_id: str) -> None:
+def remove(store: Store, secret: Secret, key_id: str, *, revoked: frozenset[bytes] = NO_SIGNERS) -> None:
     """Delete a key, or whatever lies under its name. NotFound; Failure for the last one.
 
     It takes nothing back from who has opened the repository with it: that is what `rotate` with `drop` is for.
     """
     if PREFIX + key_id not in store.list(PREFIX):
         raise NotFound(f"there is no key {key_id}", hint="`criu-agent key list` shows them")
-    used, stale = current(store, secret)
+    used, stale = current(store, secret, revoked=revoked)
     ids = [one.id for one in used]
     if ids == [key_id]:
         raise Failure(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from criu_agent.errors import Corrupt, WrongKey
 from criu_agent.repo import keyring, wrap
+from criu_agent.repo.agescrypt import is_affordable
 from criu_agent.repo.keyobject import KeyObject
 from criu_agent.repo.keyring import Keyring
 from criu_agent.repo.secret import Secret
@@ -12,7 +13,7 @@ from criu_agent.repo.trust import Trust
 from criu_agent.repo.wrap import Identity
 from criu_agent.store.base import Store
 
-_WORK = 1 << 21  # of scrypt, in all: two files at the limit, eight of the kind that a host of 2026 makes
+_ATTEMPTS = 16  # with scrypt in one opening: about ten seconds
 _TRUST_HINT = (
     "a signer is trusted by a line `# signer: ...` in the key file, or `REPOSITORY-ID SIGNER` in allowed_signers; "
     "the host that made the repository shows it with `criu-agent key list`"
@@ -49,8 +50,8 @@ def with_identities(store: Store, repository_id: str, identities: Sequence[Ident
 def with_passphrase(store: Store, repository_id: str, passphrase: bytes, trust: Trust) -> Opened:
     """Open with a passphrase. Whoever wrapped the secret with it knew it: no other trust is needed.
 
-    WrongKey if it does not fit; Corrupt as in `with_identities`. Takes about a second for each passphrase that there
-    is, and not much more than ten whatever a hostile store shows.
+    WrongKey if it does not fit; Corrupt as in `with_identities`. Takes half a second for each passphrase that there
+    is, and about ten at most whatever a hostile store shows.
     """
     ring = _load(store, repository_id)
     tried = _Passphrase(passphrase)
@@ -71,14 +72,14 @@ def with_passphrase(store: Store, repository_id: str, passphrase: bytes, trust: 
 
 
 class _Passphrase:
-    """One passphrase, tried on key objects within a budget of work."""
+    """One passphrase, tried on so many key objects and no more."""
 
     def __init__(self, passphrase: bytes) -> None:
         self.plain: dict[str, bytes] = {}
         self.hint = "name a key file with --key-file if there is one"
         self._passphrase = passphrase
         self._tried: set[str] = set()
-        self._left = _WORK
+        self._left = _ATTEMPTS
 
     def opens(self, one: KeyObject) -> bool:
         if one.id not in self._tried:
@@ -87,11 +88,10 @@ class _Passphrase:
         return one.id in self.plain
 
     def _try(self, one: KeyObject) -> None:
-        work = wrap.work(one.wrapped)
-        if work is None or work > self._left:
+        if not self._left or not is_affordable(one.wrapped):
             self.hint = f"key object {one.id} asks for too much work and was not tried; {keyring.REMOVE_HINT}"
             return
-        self._left -= work
+        self._left -= 1
         plain = wrap.unwrap_passphrase(one.wrapped, self._passphrase)
         if plain is not None:
             self.plain[one.id] = plain

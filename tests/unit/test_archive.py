@@ -201,6 +201,20 @@ def test_another_version_is_said_before_anything_of_it_is_understood(path: Path)
         ArchiveStore(path)
 
 
+def test_a_first_line_alone_is_truncated_in_every_version(path: Path) -> None:
+    for version in (1, 2):
+        path.write_bytes(b"criu-agent archive %d\n" % version)
+        with pytest.raises(Corrupt, match="truncated"):
+            ArchiveStore(path)
+
+
+def test_between_its_lines_there_must_be_a_whole_trailer(path: Path) -> None:
+    for length in range(layout.TRAILER_SIZE):
+        path.write_bytes(layout.LINE + bytes(length) + layout.LINE)
+        with pytest.raises(Corrupt, match="trailer is missing"):
+            ArchiveStore(path)
+
+
 def test_a_file_of_another_kind_says_so(path: Path) -> None:
     for data in (b"", b"PK\x03\x04" + b"?" * 1000, b"criu-agent repository 2\n" * 9):
         path.write_bytes(data)
@@ -241,6 +255,7 @@ HOSTILE: dict[str, bytes] = {
     "a sum beyond 2^64": forged(b"abc", entry(b"a", 21, b"", HUGE) + entry(b"b", 21 + HUGE, b"", HUGE - 1), 2),
     "duplicate": forged(b"", entry(b"a", 21, b"") * 2, 2),
     "duplicate that counts once": forged(b"", entry(b"a", 21, b"") * 2, 1),
+    "duplicate and another": forged(b"", entry(b"a", 21, b"") * 2 + entry(b"b", 21, b""), 2),
     "more than counted": forged(b"", entry(b"a", 21, b"") + entry(b"b", 21, b""), 1),
     "fewer than counted": forged(b"", entry(b"a", 21, b""), 2),
     "half an entry": forged(b"", entry(b"a", 21, b"") + entry(b"b", 21, b"")[:-1], 2),

@@ -238,6 +238,11 @@ def test_an_error_is_one_json_document_with_the_state_of_the_agent(agent: Agent)
         ["--detach-keys", "ctrl-ab"],
         ["--tty"],
         ["--restore-if-exists"],
+        ["--every", "5"],
+        ["--every", "0s"],
+        ["--on-idle", "soon"],
+        ["--keep-last", "3"],
+        ["--every", "5m", "--keep-last", "0"],
         ["--through", "/no/such/place"],
     ],
 )

@@ -54,13 +54,13 @@ class Memory:
 def _ranges(entries: Iterator[pb.PagemapEntry], name: str, page_size: int) -> Iterator[_Range]:
     at = before = 0
     for entry in entries:
-        pages = entry.pages if entry.HasField("pages") else entry.few_pages
+        pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
         size = pages * page_size
-        if entry.address < before or entry.address + size > _TOP:
-            raise wrong(name, f"has a range at {entry.address:#x} that is out of order")
-        before = entry.address + size
+        if entry.vaddr < before or entry.vaddr + size > _TOP:
+            raise wrong(name, f"has a range at {entry.vaddr:#x} that is out of order")
+        before = entry.vaddr + size
         if entry.in_parent or entry.flags & _IN_PARENT:
             raise wrong(name, "has pages that are in another image")
         if entry.flags & _PRESENT or not entry.HasField("flags"):
-            yield _Range(start=entry.address, end=before, at=at)
+            yield _Range(start=entry.vaddr, end=before, at=at)
             at += size

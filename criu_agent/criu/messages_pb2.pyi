@@ -309,18 +309,18 @@ class PagemapHead(_message.Message):
     def __init__(self, pages_id: _Optional[int] = ...) -> None: ...
 
 class PagemapEntry(_message.Message):
-    __slots__ = ("address", "few_pages", "in_parent", "flags", "pages")
-    ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    FEW_PAGES_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("vaddr", "compat_nr_pages", "in_parent", "flags", "nr_pages")
+    VADDR_FIELD_NUMBER: _ClassVar[int]
+    COMPAT_NR_PAGES_FIELD_NUMBER: _ClassVar[int]
     IN_PARENT_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
-    PAGES_FIELD_NUMBER: _ClassVar[int]
-    address: int
-    few_pages: int
+    NR_PAGES_FIELD_NUMBER: _ClassVar[int]
+    vaddr: int
+    compat_nr_pages: int
     in_parent: bool
     flags: int
-    pages: int
-    def __init__(self, address: _Optional[int] = ..., few_pages: _Optional[int] = ..., in_parent: _Optional[bool] = ..., flags: _Optional[int] = ..., pages: _Optional[int] = ...) -> None: ...
+    nr_pages: int
+    def __init__(self, vaddr: _Optional[int] = ..., compat_nr_pages: _Optional[int] = ..., in_parent: _Optional[bool] = ..., flags: _Optional[int] = ..., nr_pages: _Optional[int] = ...) -> None: ...
 
 class OpenFile(_message.Message):
     __slots__ = ("type", "id", "regular", "inet", "namespace", "packet", "netlink", "eventfd", "eventpoll", "signalfd", "timerfd", "inotify", "fanotify", "unix", "fifo", "pipe", "terminal", "memory", "pidfd")

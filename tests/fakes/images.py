@@ -101,7 +101,7 @@ def process(made: Made, pid: int, of: pb.Core, exe: int, argv: list[bytes], envi
     made.write(
         f"pagemap-{pid}.img",
         pb.PagemapHead(pages_id=pid),
-        pb.PagemapEntry(address=CODE, few_pages=0, flags=4, pages=2),
-        pb.PagemapEntry(address=top - 2 * PAGE, few_pages=2, flags=6),
+        pb.PagemapEntry(vaddr=CODE, compat_nr_pages=0, flags=4, nr_pages=2),
+        pb.PagemapEntry(vaddr=top - 2 * PAGE, compat_nr_pages=2, flags=6),
     )
     made.data[f"pages-{pid}.img"] = bytes(3 * PAGE) + page.ljust(PAGE, b"\0")

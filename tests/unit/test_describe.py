@@ -70,8 +70,8 @@ def test_of_memory_only_arguments_and_environment_are_read() -> None:
     made.write(
         "pagemap-2.img",
         pb.PagemapHead(pages_id=2),
-        pb.PagemapEntry(address=1 << 41, flags=4, pages=size // PAGE - 2),
-        pb.PagemapEntry(address=STACK + 14 * PAGE, flags=4, pages=2),
+        pb.PagemapEntry(vaddr=1 << 41, flags=4, nr_pages=size // PAGE - 2),
+        pb.PagemapEntry(vaddr=STACK + 14 * PAGE, flags=4, nr_pages=2),
     )
     page = made.data["pages-2.img"][-PAGE:]
     made.sizes["pages-2.img"] = size
@@ -217,12 +217,15 @@ def test_an_image_that_is_too_large_is_not_read() -> None:
 @pytest.mark.parametrize(
     ("entries", "what"),
     [
-        ([pb.PagemapEntry(address=2 * PAGE, pages=2, flags=4), pb.PagemapEntry(address=0, pages=1)], "out of order"),
-        ([pb.PagemapEntry(address=0, pages=1 << 60, flags=4)], "out of order"),
-        ([pb.PagemapEntry(address=0, pages=1, in_parent=True)], "in another image"),
-        ([pb.PagemapEntry(address=0, pages=1, flags=1)], "in another image"),
-        ([pb.PagemapEntry(address=STACK + 15 * PAGE, pages=1 << 20, flags=4)], None),
-        ([pb.PagemapEntry(address=0, pages=1 << 30, flags=4), pb.PagemapEntry(address=STACK, pages=16)], "has no"),
+        (
+            [pb.PagemapEntry(vaddr=2 * PAGE, nr_pages=2, flags=4), pb.PagemapEntry(vaddr=0, nr_pages=1)],
+            "out of order",
+        ),
+        ([pb.PagemapEntry(vaddr=0, nr_pages=1 << 60, flags=4)], "out of order"),
+        ([pb.PagemapEntry(vaddr=0, nr_pages=1, in_parent=True)], "in another image"),
+        ([pb.PagemapEntry(vaddr=0, nr_pages=1, flags=1)], "in another image"),
+        ([pb.PagemapEntry(vaddr=STACK + 15 * PAGE, nr_pages=1 << 20, flags=4)], None),
+        ([pb.PagemapEntry(vaddr=0, nr_pages=1 << 30, flags=4), pb.PagemapEntry(vaddr=STACK, nr_pages=16)], "has no"),
     ],
 )
 def test_a_pagemap_that_cannot_be_is_refused(entries: list[pb.PagemapEntry], what: str | None) -> None:

@@ -3,12 +3,14 @@
 The layer is what the run wrote: the upper layer of its overlay. What it only read of the host is in no snapshot.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 from criu_agent.criu.describe import describe
 from criu_agent.criu.description import Description
 from criu_agent.criu.imagefile import Images
+from criu_agent.criu.memory import Memory, changed_pages
 from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.fs.entry import LINK, Entry
 from criu_agent.fs.rebuild import entries
@@ -31,12 +33,20 @@ class Layer:
 
 def description(repository: Repository, manifest: Manifest) -> Description:
     """The processes of a snapshot. Of its memory only arguments and environment are read."""
+    return describe(_images(repository, manifest), manifest.host.page_size)
 
+
+def memory(repository: Repository, manifest: Manifest, pid: int) -> Memory:
+    """The memory of a process of a snapshot; nothing of it is read yet."""
+    return Memory(_images(repository, manifest), pid, manifest.host.page_size)
+
+
+def _images(repository: Repository, manifest: Manifest) -> Images:
     def read(name: str, offset: int, length: int) -> bytes:
         return repository.pread(manifest.images[name], offset, length)
 
     sizes = {name: blob.size for name, blob in manifest.images.items()}
-    return describe(Images(sizes=sizes, read=read), manifest.host.page_size)
+    return Images(sizes=sizes, read=read)
 
 
 def layer(repository: Repository, manifest: Manifest) -> Layer:
@@ -130,6 +140,19 @@ def same_content(before: Layer, after: Layer, old: Entry, new: Entry) -> bool:
         return True
     pairs = zip(_data(before, old), _data(after, new), strict=True)
     return all(one == other for one, other in pairs)
+
+
+def pages_that_changed(repository: Repository, before: Manifest, after: Manifest) -> Callable[[int, int, int], int]:
+    """How many pages of a process (pid) between two addresses are not the same in two snapshots of one page size."""
+    sides = [
+        lru_cache(maxsize=1)(partial(memory, repository, one))  # of a process all regions are asked for in a row
+        for one in (before, after)
+    ]
+
+    def count(pid: int, start: int, end: int) -> int:
+        return changed_pages(sides[0](pid), sides[1](pid), start, end, after.host.page_size)
+
+    return count
 
 
 def _data(files: Layer, entry: Entry) -> Iterator[bytes]:

@@ -57,6 +57,9 @@ def act(directory, port, data):
     os.close(kept)
     return file, listener, mapped
 
+# not to be joined with another: nothing else may be written and executed
+filled = mmap.mmap(-1, 64 * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, prot=7)
+filled.write(b"x" * len(filled))
 file, listener, mapped = act("/root/warm", 0, b"before")
 os.close(file), listener.close(), mapped.close()
 if os.fork() == 0:
@@ -65,6 +68,8 @@ open("ready", "w").close()
 await_file("go")
 things = act("/usr/local/made", int(sys.argv[1]), b"after!")
 os.unlink("/etc/hosts")
+for page in (5, 6, 40):
+    filled[page * 4096 + 7] = page
 open("done", "w").close()
 await_file("never")
 """
@@ -134,6 +139,12 @@ def test_diff_shows_exactly_what_a_run_did_between_two_snapshots(agent: Agent) -
     assert "secret" not in said
     values = agent("diff", "one~1", "one", "--values").out
     assert re.search(r"^~ pid 3 \(python3\) TOKEN +first-secret -> second-secret$", values, re.MULTILINE)
+
+    counted = [row for row in differences(agent, "one~1", "one", "--pages") if row not in told]
+    regions = agent("exec", "one", "--", "grep", "rwxp", "/proc/2/maps").out.split("\n")
+    (written,) = [row for row in counted if row[1].split()[-1] == regions[0].split()[0]]
+    assert written == ("memory ~", written[1], "content of 3 pages")
+    assert all(kind == "memory ~" and "content of " in detail for kind, _, detail in counted)
 
 
 def test_a_restore_is_no_difference(agent: Agent) -> None:

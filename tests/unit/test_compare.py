@@ -238,6 +238,19 @@ def test_a_region_that_was_split_is_one_change_and_one_more() -> None:
     ]
 
 
+def test_pages_with_another_content_are_counted_when_asked_for() -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def changed_pages(*question: int) -> int:
+        asked.append((question[0], question[1], question[2]))
+        return 2 if question[1] == HEAP.start else 0
+
+    before, after = side(process()), side(process(regions=(replace(HEAP, end=0x2000), CODE)))
+    rows = compare(before, after, lambda _old, _new: True, changed_pages=changed_pages)
+    assert [row.detail for row in rows] == ["size 8192 -> 4096, content of 2 pages of [heap]"]
+    assert asked == [(2, 0x1000, 0x2000), (2, CODE.start, CODE.end)]
+
+
 # --- files
 
 

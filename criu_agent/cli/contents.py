@@ -51,7 +51,7 @@ def ls_verb(context: Context, /, snap: str, path: str | None, long: bool, recurs
     from criu_agent.ops import contents
 
     repository, snapshot = _find(context, snap)
-    layer = contents.layer(repository, snapshot.manifest)
+    layer = contents.layer(repository, snapshot)
     for name in contents.listed(layer.entries, path or "/", recursive=recursive or path is None):
         entry = contents.resolved(layer.entries, name)
         removed = contents.is_whiteout(entry)
@@ -119,7 +119,7 @@ def dump_verb(context: Context, /, snap: str, file: str | None, image: str | Non
     if image is not None:
         _write(contents.image_bytes(repository, snapshot, image))
     elif file is not None:
-        _write(contents.file_bytes(contents.layer(repository, snapshot.manifest), file))
+        _write(contents.file_bytes(contents.layer(repository, snapshot), file))
 
 
 def _write(pieces: Iterable[bytes]) -> None:
@@ -155,16 +155,16 @@ def diff_verb(context: Context, /, a: str, b: str, pages: bool, values: bool) ->
 
     repository, before = _find(context, a)
     after = _find(context, b)[1]
-    layers = [contents.layer(repository, one.manifest) for one in (before, after)]
+    layers = [contents.layer(repository, one) for one in (before, after)]
     sides = [
-        Side(description=contents.description(repository, one.manifest), entries=layer.entries)
+        Side(description=contents.description(repository, one), entries=layer.entries)
         for one, layer in zip((before, after), layers, strict=True)
     ]
 
     def same_content(old: "Entry", new: "Entry") -> bool:
         return contents.same_content(layers[0], layers[1], old, new)
 
-    changed_pages = contents.pages_that_changed(repository, before.manifest, after.manifest) if pages else None
+    changed_pages = contents.pages_that_changed(repository, before, after) if pages else None
     rows = list(compare(sides[0], sides[1], same_content, changed_pages=changed_pages, values=values))
     if context.options.json:
         show.document({"before": before.id, "after": after.id, "rows": [row.to_json() for row in rows]})

@@ -14,7 +14,7 @@ from criu_agent.criu.memory import Memory, changed_pages
 from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.fs.entry import LINK, Entry
 from criu_agent.fs.rebuild import entries
-from criu_agent.model import Manifest, Snapshot, Tree
+from criu_agent.model import Snapshot, Tree
 from criu_agent.repo.repository import Repository
 
 LAYER = "upper"
@@ -31,27 +31,30 @@ class Layer:
     entries: Mapping[str, Entry]
 
 
-def description(repository: Repository, manifest: Manifest) -> Description:
+def description(repository: Repository, snapshot: Snapshot) -> Description:
     """The processes of a snapshot. Of its memory only arguments and environment are read."""
-    return describe(_images(repository, manifest), manifest.host.page_size)
+    return describe(images(repository, snapshot), snapshot.manifest.host.page_size)
 
 
-def memory(repository: Repository, manifest: Manifest, pid: int) -> Memory:
+def memory(repository: Repository, snapshot: Snapshot, pid: int) -> Memory:
     """The memory of a process of a snapshot; nothing of it is read yet."""
-    return Memory(_images(repository, manifest), pid, manifest.host.page_size)
+    return Memory(images(repository, snapshot), pid, snapshot.manifest.host.page_size)
 
 
-def _images(repository: Repository, manifest: Manifest) -> Images:
+def images(repository: Repository, snapshot: Snapshot) -> Images:
+    """CRIU's images of a snapshot; nothing of them is read yet."""
+    blobs = snapshot.manifest.images
+
     def read(name: str, offset: int, length: int) -> bytes:
-        return repository.pread(manifest.images[name], offset, length)
+        return repository.pread(blobs[name], offset, length)
 
-    sizes = {name: blob.size for name, blob in manifest.images.items()}
+    sizes = {name: blob.size for name, blob in blobs.items()}
     return Images(sizes=sizes, read=read)
 
 
-def layer(repository: Repository, manifest: Manifest) -> Layer:
+def layer(repository: Repository, snapshot: Snapshot) -> Layer:
     """The files of a snapshot. Corrupt for an index that breaks a rule of the format."""
-    tree = manifest.trees.get(LAYER)
+    tree = snapshot.manifest.trees.get(LAYER)
     if tree is None:
         raise Corrupt("the snapshot has no files: its layer is missing")
     found: dict[str, Entry] = {}
@@ -126,10 +129,10 @@ def file_bytes(files: Layer, path: str) -> Iterator[bytes]:
 
 def image_bytes(repository: Repository, snapshot: Snapshot, name: str) -> Iterator[bytes]:
     """One of CRIU's images, in pieces. NotFound, with the names that there are, before the first is asked for."""
-    images = snapshot.manifest.images
-    if name not in images:
-        raise NotFound(f"the snapshot has no image {name}", hint=f"it has {', '.join(images)}")
-    return repository.stream(images[name])
+    blobs = snapshot.manifest.images
+    if name not in blobs:
+        raise NotFound(f"the snapshot has no image {name}", hint=f"it has {', '.join(blobs)}")
+    return repository.stream(blobs[name])
 
 
 def same_content(before: Layer, after: Layer, old: Entry, new: Entry) -> bool:
@@ -142,7 +145,7 @@ def same_content(before: Layer, after: Layer, old: Entry, new: Entry) -> bool:
     return all(one == other for one, other in pairs)
 
 
-def pages_that_changed(repository: Repository, before: Manifest, after: Manifest) -> Callable[[int, int, int], int]:
+def pages_that_changed(repository: Repository, before: Snapshot, after: Snapshot) -> Callable[[int, int, int], int]:
     """How many pages of a process (pid) between two addresses are not the same in two snapshots of one page size."""
     sides = [
         lru_cache(maxsize=1)(partial(memory, repository, one))  # of a process all regions are asked for in a row
@@ -150,7 +153,7 @@ def pages_that_changed(repository: Repository, before: Manifest, after: Manifest
     ]
 
     def count(pid: int, start: int, end: int) -> int:
-        return changed_pages(sides[0](pid), sides[1](pid), start, end, after.host.page_size)
+        return changed_pages(sides[0](pid), sides[1](pid), start, end, after.manifest.host.page_size)
 
     return count
 

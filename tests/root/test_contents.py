@@ -278,15 +278,16 @@ def in_box(root: int) -> dict[int, int]:
 
 def description(agent: Agent) -> Description:
     repository = vault.open_repository(config_of(agent))
-    return contents.description(repository, repository.find("one").manifest)
+    return contents.description(repository, repository.find("one"))
 
 
 def test_a_real_image_with_wrong_bytes_is_corrupt_or_another_answer(agent: Agent) -> None:
     start(agent)
     agent("checkpoint", "one")
     repository = vault.open_repository(config_of(agent))
-    manifest = repository.find("one").manifest
-    whole = {name: b"".join(repository.stream(blob)) for name, blob in manifest.images.items()}
+    snapshot = repository.find("one")
+    real = contents.images(repository, snapshot)
+    whole = {name: real.read(name, 0, size) for name, size in real.sizes.items()}
     chance = random.Random(7)
     names = [
         name for name in whole if name.startswith(("core", "f", "ids", "mm", "pagemap", "pstree", "remap", "tty"))
@@ -304,7 +305,7 @@ def test_a_real_image_with_wrong_bytes_is_corrupt_or_another_answer(agent: Agent
 
         images = Images(sizes={image: len(one) for image, one in changed.items()}, read=read)
         try:
-            describe(images, manifest.host.page_size)
+            describe(images, snapshot.manifest.host.page_size)
         except Corrupt:
             refused += 1
     assert refused > 100
@@ -313,11 +314,14 @@ def test_a_real_image_with_wrong_bytes_is_corrupt_or_another_answer(agent: Agent
 def test_a_damaged_snapshot_is_14_and_no_traceback(agent: Agent) -> None:
     start(agent)
     agent("checkpoint", "one")
-    repository = agent.directory / "repository"
-    for path in (repository / "chunks").rglob("*"):
-        if path.is_file():
-            data = path.read_bytes()
-            path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    objects = [path for path in (agent.directory / "repository").rglob("*") if path.is_file()]
+    contained = [path for path in objects if {"chunks", "packs"} & set(path.parts)]
+    assert contained
+    for path in contained:
+        data = bytearray(path.read_bytes())
+        for at in range(40, len(data), 1000):
+            data[at] ^= 1
+        path.write_bytes(data)
     for arguments in (
         ["ls", "one"],
         ["dump", "one", "/root/kept"],

@@ -5,13 +5,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.fs.entry import LINK, Entry, to_line
 from criu_agent.fs.tree import capture, save
-from criu_agent.model import Blob, Manifest, Snapshot, Tree
+from criu_agent.model import Blob, Snapshot, Tree
 from criu_agent.ops import contents
 from criu_agent.repo.chunks import CHUNK_SIZE
 from criu_agent.repo.repository import Repository, open_or_init
@@ -28,16 +29,20 @@ def repository() -> Repository:
     return open_or_init(MemoryStore())
 
 
+def snapshot(**parts: Any) -> Snapshot:
+    return Snapshot(id="0" * 64, manifest=replace(EMPTY, **parts), size=0)
+
+
 def taken(repository: Repository, root: Path) -> contents.Layer:
     with capture(root, spool=None) as captured:
         tree = save(captured, repository.save)
-    return contents.layer(repository, replace(EMPTY, trees={"upper": tree}))
+    return contents.layer(repository, snapshot(trees={"upper": tree}))
 
 
 def forged(repository: Repository, *entries: Entry, data: bytes = b"") -> contents.Layer:
     index = b"criu-agent tree 1\n" + b"".join(to_line(one) + b"\n" for one in (ROOT, *entries))
     blobs = tuple(repository.save(io.BytesIO(one), len(one)) for one in (index, data))
-    return contents.layer(repository, replace(EMPTY, trees={"upper": Tree(index=blobs[0], blobs=blobs[1:])}))
+    return contents.layer(repository, snapshot(trees={"upper": Tree(index=blobs[0], blobs=blobs[1:])}))
 
 
 def content(layer: contents.Layer, path: str) -> bytes:
@@ -154,14 +159,14 @@ def test_a_file_with_more_data_than_its_blob_is_corrupt(repository: Repository) 
 
 def test_a_snapshot_without_files_is_corrupt(repository: Repository) -> None:
     with pytest.raises(Corrupt, match="the snapshot has no files"):
-        contents.layer(repository, EMPTY)
+        contents.layer(repository, snapshot())
 
 
-def of_images(repository: Repository) -> Manifest:
+def of_images(repository: Repository) -> Snapshot:
     blobs: dict[str, Blob] = {}
     for name, data in images().data.items():
         blobs[name] = repository.save(io.BytesIO(data), len(data))
-    return replace(EMPTY, images=blobs)
+    return snapshot(images=blobs)
 
 
 def test_processes_are_described_from_the_repository(repository: Repository) -> None:
@@ -174,10 +179,10 @@ def test_processes_are_described_from_the_repository(repository: Repository) -> 
 
 
 def test_an_image_is_given_as_it_is_and_a_wrong_name_says_which_there_are(repository: Repository) -> None:
-    snapshot = Snapshot(id="0" * 64, manifest=of_images(repository), size=0)
-    assert b"".join(contents.image_bytes(repository, snapshot, "files.img")) == images().data["files.img"]
+    one = of_images(repository)
+    assert b"".join(contents.image_bytes(repository, one, "files.img")) == images().data["files.img"]
     with pytest.raises(NotFound) as error:
-        contents.image_bytes(repository, snapshot, "pages")
+        contents.image_bytes(repository, one, "pages")
     assert "pages-1.img" in error.value.hint
 
 

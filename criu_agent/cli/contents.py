@@ -136,16 +136,17 @@ def _write(pieces: Iterable[bytes]) -> None:
 @verb("diff", epilog=f"A and B are {_SNAP}")
 @click.argument("a")
 @click.argument("b")
+@click.option("--pages", is_flag=True, help="Count the pages of memory that changed; reads both memories whole")
 @click.option("--values", is_flag=True, help="Show the values of environment variables, which may be secret")
 @click.pass_obj
-def diff_verb(context: Context, /, a: str, b: str, values: bool) -> None:
+def diff_verb(context: Context, /, a: str, b: str, pages: bool, values: bool) -> None:
     """Show what changed from snapshot A to snapshot B: processes, file descriptors, connections, environment, files
     and regions of memory.
 
     + is only in B, - only in A, ~ is in both and not the same. The environment is what programs were started with;
     of a process that came or went neither it nor descriptors nor memory are shown one by one. Files are those that
-    the run wrote. Of memory the regions are compared, not their content. Arguments of programs are shown as they are,
-    also if there are secrets among them.
+    the run wrote. Of memory the regions are compared, and their content with --pages. Arguments of programs are shown
+    as they are, also if there are secrets among them.
 
     Exit codes: 0 done, whether there are differences or not; 10 no such snapshot, 14 one is corrupt.
     """
@@ -163,7 +164,8 @@ def diff_verb(context: Context, /, a: str, b: str, values: bool) -> None:
     def same_content(old: "Entry", new: "Entry") -> bool:
         return contents.same_content(layers[0], layers[1], old, new)
 
-    rows = list(compare(sides[0], sides[1], same_content, values=values))
+    changed_pages = contents.pages_that_changed(repository, before, after) if pages else None
+    rows = list(compare(sides[0], sides[1], same_content, changed_pages=changed_pages, values=values))
     if context.options.json:
         show.document({"before": before.id, "after": after.id, "rows": [row.to_json() for row in rows]})
         return

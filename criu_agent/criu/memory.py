@@ -13,6 +13,7 @@ from criu_agent.criu.imagefile import Images, messages, only, read, wrong
 
 _IN_PARENT, _PRESENT = 1, 4  # criu/include/pagemap.h: PE_PARENT, PE_PRESENT
 _TOP = 1 << 64
+_PIECE = 1 << 20  # bytes that are compared at once, whole pages
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,11 @@ class Memory:
 
     def stored(self, start: int, end: int) -> int:
         """How many of the bytes from address `start` up to `end` are in the images."""
-        return sum(min(end, one.end) - max(start, one.start) for one in self._overlapping(start, end))
+        return sum(last - first for first, last in self.spans(start, end))
+
+    def spans(self, start: int, end: int) -> list[tuple[int, int]]:
+        """The parts of the memory from address `start` up to `end` that are in the images."""
+        return [(max(start, one.start), min(end, one.end)) for one in self._overlapping(start, end)]
 
     def _overlapping(self, start: int, end: int) -> Sequence[_Range]:
         first = max(bisect_right(self._starts, start) - 1, 0)
@@ -51,10 +56,35 @@ class Memory:
         return [one for one in self._ranges[first:last] if one.start < end and start < one.end]
 
 
+def changed_pages(before: Memory, after: Memory, start: int, end: int, page_size: int) -> int:
+    """How many pages from address `start` up to `end` differ. Reads all of them that are in either one's images."""
+    count = 0
+    for first, last in _joined([*before.spans(start, end), *after.spans(start, end)]):
+        for at in range(first, last, _PIECE):
+            old, new = (one.read(at, min(at + _PIECE, last)) for one in (before, after))
+            if old != new:
+                pages = range(0, len(old), page_size)
+                count += sum(old[page : page + page_size] != new[page : page + page_size] for page in pages)
+    return count
+
+
+def _joined(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The same addresses, each once and in order."""
+    done = 0
+    for first, last in sorted(spans):
+        if last > done:
+            yield max(first, done), last
+            done = last
+
+
 def _ranges(entries: Iterator[pb.PagemapEntry], name: str, page_size: int) -> Iterator[_Range]:
     at = before = 0
     for entry in entries:
+<<<<<<< HEAD
         pages = entry.nr_pages or entry.compat_nr_pages
+=======
+        pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
+>>>>>>> i3-diff
         size = pages * page_size
         if entry.vaddr < before or entry.vaddr + size > _TOP:
             raise wrong(name, f"has a range at {entry.vaddr:#x} that is out of order")

@@ -8,6 +8,7 @@ from criu_agent.fs.entry import Entry
 from criu_agent.ops import compare_memory, compare_processes
 from criu_agent.ops.compare_descriptors import connections, descriptors
 from criu_agent.ops.compare_files import SameContent, files
+from criu_agent.ops.compare_memory import ChangedPages
 from criu_agent.ops.rows import Row
 
 
@@ -19,7 +20,14 @@ class Side:
     entries: Mapping[str, Entry]
 
 
-def compare(before: Side, after: Side, same_content: SameContent, *, values: bool = False) -> Iterator[Row]:
+def compare(
+    before: Side,
+    after: Side,
+    same_content: SameContent,
+    *,
+    changed_pages: ChangedPages | None = None,
+    values: bool = False,
+) -> Iterator[Row]:
     """Every difference, in the order of rows.SECTIONS. values: tell the values of variables, which may be secret."""
     old, new = before.description, after.description
     yield from compare_processes.processes(old, new)
@@ -27,4 +35,4 @@ def compare(before: Side, after: Side, same_content: SameContent, *, values: boo
     yield from connections(old, new)
     yield from compare_processes.environment(old, new, values=values)
     yield from files(before.entries, after.entries, same_content)
-    yield from compare_memory.memory(old, new)
+    yield from compare_memory.memory(old, new, changed_pages)

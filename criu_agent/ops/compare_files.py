@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from criu_agent.fs.entry import Entry
 from criu_agent.ops.contents import is_whiteout, resolved
-from criu_agent.ops.rows import Row, changes
+from criu_agent.ops.rows import Change, Row, changes
 
 Entries = Mapping[str, Entry]
 SameContent = Callable[[Entry, Entry], bool]
@@ -17,17 +17,36 @@ SameContent = Callable[[Entry, Entry], bool]
 def files(before: Entries, after: Entries, same_content: SameContent) -> Iterator[Row]:
     """same_content(old, new) is asked of regular files of one size with their data at the same offsets."""
     for path in sorted(before.keys() | after.keys(), key=lambda path: path.split("/")):
-        if path not in after:
-            yield Row(section="files", change="-", what=f"/{path}", detail=_said(before, path))
-        elif path not in before:
-            yield Row(section="files", change="+", what=f"/{path}", detail=_said(after, path))
-        elif detail := _changed(resolved(before, path), resolved(after, path), same_content):
-            yield Row(section="files", change="~", what=f"/{path}", detail=detail)
+        found = _difference(path, before, after, same_content)
+        if found is not None:
+            change, detail = found
+            yield Row(section="files", change=change, what=f"/{path}", detail=detail)
+
+
+def _difference(path: str, before: Entries, after: Entries, same_content: SameContent) -> tuple[Change, str] | None:
+    was, now = _file(before, path), _file(after, path)
+    if was and now:
+        detail = _changed(was, now, same_content)
+        return ("~", detail) if detail else None
+    if now:
+        return "+", _said(path, now)
+    if was:
+        return "-", _said(path, was)
+    removed_before, removed_after = path in before, path in after
+    if removed_before == removed_after:
+        return None
+    return ("-" if removed_after else "+"), "the host's"
+
+
+def _file(entries: Entries, path: str) -> Entry | None:
+    """What is at a path; None for nothing, and for what only says that the host's file was removed."""
+    entry = resolved(entries, path) if path in entries else None
+    return None if entry is None or is_whiteout(entry) else entry
 
 
 def _changed(old: Entry, new: Entry, same_content: SameContent) -> str:
-    if _kind(old) != _kind(new):
-        return f"{_kind(old)} -> {_kind(new)}"
+    if old.kind != new.kind:
+        return f"{old.kind} -> {new.kind}"
     found = changes(
         {
             "size": (old.size, new.size),
@@ -47,15 +66,10 @@ def _changed(old: Entry, new: Entry, same_content: SameContent) -> str:
     return ", ".join(others)
 
 
-def _said(entries: Entries, path: str) -> str:
-    entry = resolved(entries, path)
-    if entries[path] is not entry:
+def _said(path: str, entry: Entry) -> str:
+    if entry.path != path:
         return f"hard link to /{entry.path}"
     if entry.kind == "symlink":
         return f"symlink to {entry.target}"
     size = f", {entry.size} bytes" if entry.kind == "file" else ""
-    return f"{_kind(entry)}{size}, mode {entry.mode:04o}" if not is_whiteout(entry) else _kind(entry)
-
-
-def _kind(entry: Entry) -> str:
-    return "removed from the host's" if is_whiteout(entry) else entry.kind
+    return f"{entry.kind}{size}, mode {entry.mode:04o}"

@@ -1,6 +1,9 @@
-"""What changed among the regions of memory of two snapshots: where they are and what they map, not their content."""
+"""What changed among the regions of memory of two snapshots: where they are and what they map.
 
-from collections.abc import Iterator, Mapping, Sequence
+How many of their pages have another content is told if it is asked for: it takes reading both memories.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from criu_agent.criu.description import Description, Process, Region
 from criu_agent.ops.rows import Row, alive, changes, name
@@ -8,9 +11,12 @@ from criu_agent.ops.rows import Row, alive, changes, name
 _PROTECTION = ((1, "r"), (2, "w"), (4, "x"))  # PROT_* of mmap(2)
 _SHARED = 1  # MAP_SHARED
 
+# changed_pages(pid, start, end): how many pages between these addresses are not the same in both.
+ChangedPages = Callable[[int, int, int], int]
 
-def memory(before: Description, after: Description) -> Iterator[Row]:
-    """Regions of the processes that are in both.
+
+def memory(before: Description, after: Description, changed_pages: ChangedPages | None = None) -> Iterator[Row]:
+    """Regions of the processes that are in both; without changed_pages nothing of their content.
 
     Of a process that has executed another program all regions are new, which is said once.
     """
@@ -19,7 +25,7 @@ def memory(before: Description, after: Description) -> Iterator[Row]:
             detail = f"executed anew, {_total(old.regions)} -> {_total(new.regions)}"
             yield Row(section="memory", change="~", what=name(new), detail=detail)
         else:
-            yield from _regions(new, old.regions, new.regions)
+            yield from _regions(new, old.regions, new.regions, changed_pages)
 
 
 def _identity(process: Process) -> tuple[str, tuple[int, int]] | None:
@@ -30,7 +36,9 @@ def _total(regions: Sequence[Region]) -> str:
     return f"{len(regions)} regions of {sum(region.size for region in regions)} bytes"
 
 
-def _regions(process: Process, olds: Sequence[Region], news: Sequence[Region]) -> Iterator[Row]:
+def _regions(
+    process: Process, olds: Sequence[Region], news: Sequence[Region], changed_pages: ChangedPages | None
+) -> Iterator[Row]:
     matched = _matched(olds, news)
     still = {old.start for old in matched.values()}
     for old in olds:
@@ -40,7 +48,7 @@ def _regions(process: Process, olds: Sequence[Region], news: Sequence[Region]) -
         was = matched.get(new.start)
         if was is None:
             yield Row(section="memory", change="+", what=_what(process, new), detail=_said(new))
-        elif detail := _changed(was, new):
+        elif detail := ", ".join(filter(None, (_changed(was, new), _content(process, was, new, changed_pages)))):
             yield Row(section="memory", change="~", what=_what(process, new), detail=detail)
 
 
@@ -67,6 +75,12 @@ def _changed(old: Region, new: Region) -> str:
             "flags": (f"{old.flags:#x}", f"{new.flags:#x}"),
         }
     )
+
+
+def _content(process: Process, old: Region, new: Region, changed_pages: ChangedPages | None) -> str:
+    start, end = max(old.start, new.start), min(old.end, new.end)
+    count = changed_pages(process.pid, start, end) if changed_pages and start < end else 0
+    return f"content of {count} pages{f' of {new.name}' if new.name else ''}" if count else ""
 
 
 def _what(process: Process, region: Region) -> str:

@@ -3,17 +3,22 @@
 The layer is what the run wrote: the upper layer of its overlay. What it only read of the host is in no snapshot.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 
 from criu_agent.criu.describe import describe
 from criu_agent.criu.description import Description
 from criu_agent.criu.imagefile import Images
+from criu_agent.criu.memory import Memory, changed_pages
 from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.fs.entry import LINK, Entry
 from criu_agent.fs.rebuild import entries
 from criu_agent.model import Snapshot, Tree
+<<<<<<< HEAD
 from criu_agent.repo.reading import Reader
+=======
+>>>>>>> i3-diff
 from criu_agent.repo.repository import Repository
 
 LAYER = "upper"
@@ -32,6 +37,7 @@ class Layer:
 
 def description(repository: Repository, snapshot: Snapshot) -> Description:
     """The processes of a snapshot. Of its memory only arguments and environment are read."""
+<<<<<<< HEAD
     contents = repository.contents(snapshot)
     reader = repository.reader(snapshot, contents)
 
@@ -40,13 +46,36 @@ def description(repository: Repository, snapshot: Snapshot) -> Description:
 
     sizes = {name: blob.size for name, blob in contents.images.items()}
     return describe(Images(sizes=sizes, read=read), snapshot.manifest.host.page_size)
+=======
+    return describe(images(repository, snapshot), snapshot.manifest.host.page_size)
+
+
+def memory(repository: Repository, snapshot: Snapshot, pid: int) -> Memory:
+    """The memory of a process of a snapshot; nothing of it is read yet."""
+    return Memory(images(repository, snapshot), pid, snapshot.manifest.host.page_size)
+
+
+def images(repository: Repository, snapshot: Snapshot) -> Images:
+    """CRIU's images of a snapshot; nothing of them is read yet."""
+    blobs = snapshot.manifest.images
+
+    def read(name: str, offset: int, length: int) -> bytes:
+        return repository.pread(blobs[name], offset, length)
+
+    sizes = {name: blob.size for name, blob in blobs.items()}
+    return Images(sizes=sizes, read=read)
+>>>>>>> i3-diff
 
 
 def layer(repository: Repository, snapshot: Snapshot) -> Layer:
     """The files of a snapshot. Corrupt for an index that breaks a rule of the format."""
+<<<<<<< HEAD
     contents = repository.contents(snapshot)
     reader = repository.reader(snapshot, contents)
     tree = contents.trees.get(LAYER)
+=======
+    tree = snapshot.manifest.trees.get(LAYER)
+>>>>>>> i3-diff
     if tree is None:
         raise Corrupt("the snapshot has no files: its layer is missing")
     found: dict[str, Entry] = {}
@@ -121,10 +150,17 @@ def file_bytes(files: Layer, path: str) -> Iterator[bytes]:
 
 def image_bytes(repository: Repository, snapshot: Snapshot, name: str) -> Iterator[bytes]:
     """One of CRIU's images, in pieces. NotFound, with the names that there are, before the first is asked for."""
+<<<<<<< HEAD
     contents = repository.contents(snapshot)
     if name not in contents.images:
         raise NotFound(f"the snapshot has no image {name}", hint=f"it has {', '.join(contents.images)}")
     return repository.reader(snapshot, contents).stream(contents.images[name])
+=======
+    blobs = snapshot.manifest.images
+    if name not in blobs:
+        raise NotFound(f"the snapshot has no image {name}", hint=f"it has {', '.join(blobs)}")
+    return repository.stream(blobs[name])
+>>>>>>> i3-diff
 
 
 def same_content(before: Layer, after: Layer, old: Entry, new: Entry) -> bool:
@@ -137,8 +173,22 @@ def same_content(before: Layer, after: Layer, old: Entry, new: Entry) -> bool:
     return all(one == other for one, other in pairs)
 
 
+<<<<<<< HEAD
 def _located(files: Layer, entry: Entry) -> list[tuple[str, int, int]]:
     return files.reader.located(files.tree.blobs[entry.blob])
+=======
+def pages_that_changed(repository: Repository, before: Snapshot, after: Snapshot) -> Callable[[int, int, int], int]:
+    """How many pages of a process (pid) between two addresses are not the same in two snapshots of one page size."""
+    sides = [
+        lru_cache(maxsize=1)(partial(memory, repository, one))  # of a process all regions are asked for in a row
+        for one in (before, after)
+    ]
+
+    def count(pid: int, start: int, end: int) -> int:
+        return changed_pages(sides[0](pid), sides[1](pid), start, end, after.manifest.host.page_size)
+
+    return count
+>>>>>>> i3-diff
 
 
 def _data(files: Layer, entry: Entry) -> Iterator[bytes]:

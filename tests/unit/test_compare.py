@@ -238,6 +238,19 @@ def test_a_region_that_was_split_is_one_change_and_one_more() -> None:
     ]
 
 
+def test_pages_with_another_content_are_counted_when_asked_for() -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def changed_pages(*question: int) -> int:
+        asked.append((question[0], question[1], question[2]))
+        return 2 if question[1] == HEAP.start else 0
+
+    before, after = side(process()), side(process(regions=(replace(HEAP, end=0x2000), CODE)))
+    rows = compare(before, after, lambda _old, _new: True, changed_pages=changed_pages)
+    assert [row.detail for row in rows] == ["size 8192 -> 4096, content of 2 pages of [heap]"]
+    assert asked == [(2, 0x1000, 0x2000), (2, CODE.start, CODE.end)]
+
+
 # --- files
 
 
@@ -260,7 +273,6 @@ def of_files(before: list[Entry], after: list[Entry], *, same: bool = True) -> l
         (replace(FILE, mode=0o4755, uid=1), True, "mode 0644 -> 4755, owner 0:0 -> 1:0"),
         (replace(FILE, xattrs={"user.a": b""}), True, "extended attributes"),
         (Entry(path="root/f", kind="symlink", target="x"), True, "file -> symlink"),
-        (Entry(path="root/f", kind="character"), True, "file -> removed from the host's"),
     ],
 )
 def test_what_changed_of_a_file_is_told(after: Entry, same: bool, detail: str) -> None:
@@ -275,19 +287,28 @@ def test_files_that_came_and_went_are_told_in_the_order_of_their_paths() -> None
         Entry(path="root/f.d/link", kind=LINK, target="root/f"),
         Entry(path="root/f.d/s", kind="symlink", target="\udcff"),
         Entry(path="root/f.d/null", kind="character", device=(1, 3), mode=0o666),
-        Entry(path="root/f.d/gone", kind="character", device=(0, 0)),
     ]
     told = [
         ("/root", "directory, mode 0700"),
         ("/root/f", "file, 10 bytes, mode 0644"),
         ("/root/f.d", "directory, mode 0755"),
-        ("/root/f.d/gone", "removed from the host's"),
         ("/root/f.d/link", "hard link to /root/f"),
         ("/root/f.d/null", "character, mode 0666"),
         ("/root/f.d/s", "symlink to \udcff"),
     ]
     assert of_files([], others) == [("files +", *row) for row in told]
     assert of_files(others, []) == [("files -", *row) for row in told]
+
+
+def test_a_file_of_the_host_that_was_removed_went() -> None:
+    gone = Entry(path="etc/hosts", kind="character")
+    linked = [replace(gone, path="a"), Entry(path="etc/hosts", kind=LINK, target="a")]
+    made = Entry(path="etc/hosts", kind="file", mode=0o644)
+    assert of_files([], [gone]) == [("files -", "/etc/hosts", "the host's")]
+    assert of_files([gone], []) == [("files +", "/etc/hosts", "the host's")]
+    assert of_files([gone], [made]) == [("files +", "/etc/hosts", "file, 0 bytes, mode 0644")]
+    assert of_files([made], [gone]) == [("files -", "/etc/hosts", "file, 0 bytes, mode 0644")]
+    assert of_files([gone], [gone]) == of_files([replace(gone, path="a"), gone], linked) == []
 
 
 def test_the_time_of_a_directory_is_not_told_and_that_another_name_comes_first_neither() -> None:

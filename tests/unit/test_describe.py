@@ -11,6 +11,7 @@ from criu_agent.criu import messages_pb2 as pb
 from criu_agent.criu.describe import describe
 from criu_agent.criu.description import Description, Endpoints, Program, Region
 from criu_agent.criu.imagefile import in_directory
+from criu_agent.criu.memory import Memory, changed_pages
 from criu_agent.errors import Corrupt
 from tests.fakes.images import CODE, FILES, INET, LOG, PAGE, PIPE, ROOT, STACK, UNIX, Made, regular, tree
 
@@ -184,6 +185,32 @@ def test_images_in_a_directory_are_the_same(tmp_path: Path) -> None:
     for name, data in made.data.items():
         (tmp_path / name).write_bytes(data)
     assert describe(in_directory(tmp_path), PAGE) == described(made)
+
+
+def test_pages_that_changed_are_counted_wherever_they_lie_in_the_images() -> None:
+    before, after = tree(), tree()
+    start, end = STACK, STACK + 16 * PAGE
+    assert changed(before, after, start, end) == 0
+    # A page less, one of zeros more, and one that is new; the one with the strings has moved and is the same.
+    after.write(
+        "pagemap-2.img",
+        pb.PagemapHead(pages_id=2),
+        pb.PagemapEntry(vaddr=STACK, nr_pages=2, flags=4),
+        pb.PagemapEntry(vaddr=STACK + 15 * PAGE, nr_pages=1, flags=4),
+    )
+    strings = before.data["pages-2.img"][-PAGE:]
+    after.data["pages-2.img"] = bytes(PAGE) + b"new".ljust(PAGE) + strings
+    before.data["pages-2.img"] = bytes(2 * PAGE) + b"gone".ljust(PAGE) + strings
+    assert changed(before, after, start, end) == changed(after, before, start, end) == 2
+    assert changed(before, after, STACK + PAGE, end) == 2
+    assert changed(before, after, STACK + 15 * PAGE, end) == 0
+    after.data["pages-2.img"] = after.data["pages-2.img"][:-PAGE] + strings[:-1] + b"!"
+    assert changed(before, after, start, end) == 3
+
+
+def changed(before: Made, after: Made, start: int, end: int) -> int:
+    old, new = (Memory(one.images, 2, PAGE) for one in (before, after))
+    return changed_pages(old, new, start, end, PAGE)
 
 
 # --- damage: every byte was verified before, so these are what a broken writer would leave

@@ -80,11 +80,7 @@ def _joined(spans: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
 def _ranges(entries: Iterator[pb.PagemapEntry], name: str, page_size: int) -> Iterator[_Range]:
     at = before = 0
     for entry in entries:
-<<<<<<< HEAD
-        pages = entry.nr_pages or entry.compat_nr_pages
-=======
         pages = entry.nr_pages if entry.HasField("nr_pages") else entry.compat_nr_pages
->>>>>>> i3-diff
         size = pages * page_size
         if entry.vaddr < before or entry.vaddr + size > _TOP:
             raise wrong(name, f"has a range at {entry.vaddr:#x} that is out of order")

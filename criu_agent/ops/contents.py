@@ -15,10 +15,7 @@ from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.fs.entry import LINK, Entry
 from criu_agent.fs.rebuild import entries
 from criu_agent.model import Snapshot, Tree
-<<<<<<< HEAD
 from criu_agent.repo.reading import Reader
-=======
->>>>>>> i3-diff
 from criu_agent.repo.repository import Repository
 
 LAYER = "upper"
@@ -37,16 +34,6 @@ class Layer:
 
 def description(repository: Repository, snapshot: Snapshot) -> Description:
     """The processes of a snapshot. Of its memory only arguments and environment are read."""
-<<<<<<< HEAD
-    contents = repository.contents(snapshot)
-    reader = repository.reader(snapshot, contents)
-
-    def read(name: str, offset: int, length: int) -> bytes:
-        return reader.pread(contents.images[name], offset, length)
-
-    sizes = {name: blob.size for name, blob in contents.images.items()}
-    return describe(Images(sizes=sizes, read=read), snapshot.manifest.host.page_size)
-=======
     return describe(images(repository, snapshot), snapshot.manifest.host.page_size)
 
 
@@ -57,25 +44,21 @@ def memory(repository: Repository, snapshot: Snapshot, pid: int) -> Memory:
 
 def images(repository: Repository, snapshot: Snapshot) -> Images:
     """CRIU's images of a snapshot; nothing of them is read yet."""
-    blobs = snapshot.manifest.images
+    contents = repository.contents(snapshot)
+    reader = repository.reader(snapshot, contents)
 
     def read(name: str, offset: int, length: int) -> bytes:
-        return repository.pread(blobs[name], offset, length)
+        return reader.pread(contents.images[name], offset, length)
 
-    sizes = {name: blob.size for name, blob in blobs.items()}
+    sizes = {name: blob.size for name, blob in contents.images.items()}
     return Images(sizes=sizes, read=read)
->>>>>>> i3-diff
 
 
 def layer(repository: Repository, snapshot: Snapshot) -> Layer:
     """The files of a snapshot. Corrupt for an index that breaks a rule of the format."""
-<<<<<<< HEAD
     contents = repository.contents(snapshot)
     reader = repository.reader(snapshot, contents)
     tree = contents.trees.get(LAYER)
-=======
-    tree = snapshot.manifest.trees.get(LAYER)
->>>>>>> i3-diff
     if tree is None:
         raise Corrupt("the snapshot has no files: its layer is missing")
     found: dict[str, Entry] = {}
@@ -150,17 +133,10 @@ def file_bytes(files: Layer, path: str) -> Iterator[bytes]:
 
 def image_bytes(repository: Repository, snapshot: Snapshot, name: str) -> Iterator[bytes]:
     """One of CRIU's images, in pieces. NotFound, with the names that there are, before the first is asked for."""
-<<<<<<< HEAD
     contents = repository.contents(snapshot)
     if name not in contents.images:
         raise NotFound(f"the snapshot has no image {name}", hint=f"it has {', '.join(contents.images)}")
     return repository.reader(snapshot, contents).stream(contents.images[name])
-=======
-    blobs = snapshot.manifest.images
-    if name not in blobs:
-        raise NotFound(f"the snapshot has no image {name}", hint=f"it has {', '.join(blobs)}")
-    return repository.stream(blobs[name])
->>>>>>> i3-diff
 
 
 def same_content(before: Layer, after: Layer, old: Entry, new: Entry) -> bool:
@@ -173,10 +149,10 @@ def same_content(before: Layer, after: Layer, old: Entry, new: Entry) -> bool:
     return all(one == other for one, other in pairs)
 
 
-<<<<<<< HEAD
 def _located(files: Layer, entry: Entry) -> list[tuple[str, int, int]]:
     return files.reader.located(files.tree.blobs[entry.blob])
-=======
+
+
 def pages_that_changed(repository: Repository, before: Snapshot, after: Snapshot) -> Callable[[int, int, int], int]:
     """How many pages of a process (pid) between two addresses are not the same in two snapshots of one page size."""
     sides = [
@@ -188,7 +164,6 @@ def pages_that_changed(repository: Repository, before: Snapshot, after: Snapshot
         return changed_pages(sides[0](pid), sides[1](pid), start, end, after.manifest.host.page_size)
 
     return count
->>>>>>> i3-diff
 
 
 def _data(files: Layer, entry: Entry) -> Iterator[bytes]:

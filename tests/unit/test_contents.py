@@ -4,17 +4,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.fs.entry import LINK, Entry, to_line
 from criu_agent.fs.tree import capture, save
-<<<<<<< HEAD
-=======
-from criu_agent.model import Blob, Snapshot, Tree
->>>>>>> i3-diff
 from criu_agent.ops import contents
 from criu_agent.repo.repository import Repository
 from criu_agent.repo.writer import writing
@@ -31,12 +26,7 @@ def repository() -> Repository:
     return opened()
 
 
-def snapshot(**parts: Any) -> Snapshot:
-    return Snapshot(id="0" * 64, manifest=replace(EMPTY, **parts), size=0)
-
-
 def taken(repository: Repository, root: Path) -> contents.Layer:
-<<<<<<< HEAD
     with (
         capture(root, spool=None) as captured,
         writing(repository, EMPTY.run_id, holder=US, lives=lives, parent="", hashes=None) as writer,
@@ -44,21 +34,11 @@ def taken(repository: Repository, root: Path) -> contents.Layer:
         tree = save(captured, writer.save, name="upper")
         snapshot = writer.commit(EMPTY, replace(NOTHING, trees={"upper": tree}))
     return contents.layer(repository, snapshot)
-=======
-    with capture(root, spool=None) as captured:
-        tree = save(captured, repository.save)
-    return contents.layer(repository, snapshot(trees={"upper": tree}))
->>>>>>> i3-diff
 
 
 def forged(repository: Repository, *entries: Entry, data: bytes = b"") -> contents.Layer:
     index = b"criu-agent tree 1\n" + b"".join(to_line(one) + b"\n" for one in (ROOT, *entries))
-<<<<<<< HEAD
     return contents.layer(repository, take_tree(repository, index, data))
-=======
-    blobs = tuple(repository.save(io.BytesIO(one), len(one)) for one in (index, data))
-    return contents.layer(repository, snapshot(trees={"upper": Tree(index=blobs[0], blobs=blobs[1:])}))
->>>>>>> i3-diff
 
 
 def content(layer: contents.Layer, path: str) -> bytes:
@@ -175,18 +155,7 @@ def test_a_file_with_more_data_than_its_blob_is_corrupt(repository: Repository) 
 
 def test_a_snapshot_without_files_is_corrupt(repository: Repository) -> None:
     with pytest.raises(Corrupt, match="the snapshot has no files"):
-<<<<<<< HEAD
         contents.layer(repository, take(repository))
-=======
-        contents.layer(repository, snapshot())
-
-
-def of_images(repository: Repository) -> Snapshot:
-    blobs: dict[str, Blob] = {}
-    for name, data in images().data.items():
-        blobs[name] = repository.save(io.BytesIO(data), len(data))
-    return snapshot(images=blobs)
->>>>>>> i3-diff
 
 
 def test_processes_are_described_from_the_repository(repository: Repository) -> None:
@@ -199,13 +168,8 @@ def test_processes_are_described_from_the_repository(repository: Repository) -> 
 
 
 def test_an_image_is_given_as_it_is_and_a_wrong_name_says_which_there_are(repository: Repository) -> None:
-<<<<<<< HEAD
-    snapshot = take(repository, images().data)
-    assert b"".join(contents.image_bytes(repository, snapshot, "files.img")) == images().data["files.img"]
-=======
-    one = of_images(repository)
+    one = take(repository, images().data)
     assert b"".join(contents.image_bytes(repository, one, "files.img")) == images().data["files.img"]
->>>>>>> i3-diff
     with pytest.raises(NotFound) as error:
         contents.image_bytes(repository, one, "pages")
     assert "pages-1.img" in error.value.hint

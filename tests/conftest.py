@@ -24,6 +24,9 @@ PYTHON = str(Path(sys.base_prefix) / "bin/python3")
 # The host's own programs, which every user can run; a developer's PATH may begin with wrappers in his home.
 PATH = f"{NODE_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+# Who runs the tests in the background of a shell script has SIGINT ignored, and so would every command line of ours.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 class Outcome:
     """How a command line ended."""

@@ -299,12 +299,14 @@ def unlock_verb(context: Context, /, run_id: str | None, everything: bool) -> No
 
     broken = housekeeping.unlock(_open(context), run_id, everything=everything)
     if not broken and not context.options.json:
-        show.line("there is no lock of a process that has ended; --all takes away the others, too")
+        show.line("there is no lock of a process that has ended; --all takes away the others and damaged ones, too")
     for run, holder in broken:
         if context.options.json:
-            show.message("summary", run=run, **holder.to_json())
-        else:
+            show.message("summary", run=run, **(holder.to_json() if holder else {}))
+        elif holder:
             show.result(f"{run}: taken away from pid {holder.pid} on {holder.hostname} ({holder.what})")
+        else:
+            show.result(f"{run}: taken away; it was damaged, and did not say from whom")
 
 
 @verb("export")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from criu_agent import log, runs
 from criu_agent.config import Config
-from criu_agent.errors import Failure, NotFound, Usage, WrongKey
+from criu_agent.errors import Corrupt, Failure, NotFound, Usage, WrongKey
 from criu_agent.ops import host
 from criu_agent.repo import header, keyfile, keyring, keys, locks, opening, rotation, secret, trust, wrap, writer
 from criu_agent.repo.floor import Floor, Seen
@@ -197,8 +197,8 @@ def _make_keys(
     limits: tuple[str, ...],
 ) -> Made:
     """Everything that this host must remember first: a key object that nobody can open would lock all out."""
-    if store.list("snapshots/"):
-        raise Failure("the repository has snapshots but no keys", hint="bring keys/ back from a copy")
+    if any(store.list(prefix) for prefix in header.CONTENTS):
+        raise Corrupt("the repository has snapshots but no keys", hint="bring keys/ back from a copy")
     made = secret.new(found.id)
     signer = made.current.signer
     trust.add(config.allowed_signers, found.id, signer, f"made by init on {os.uname().nodename}")

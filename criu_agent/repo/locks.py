@@ -30,7 +30,7 @@ class Holder:
     since: str  # RFC 3339, for people
 
     def is_same(self, other: "Holder") -> bool:
-        """Whether it is the same process. One process does one thing at a time to a run: it could not give it back."""
+        """Whether it is the same process: that does one thing at a time to a run, so it could not give it back."""
         return (self.boot_id, self.pid, self.start) == (other.boot_id, other.pid, other.start)
 
     def to_json(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential, S3Store
 
 _DEFAULT_REGION = "us-east-1"  # what servers that have no regions expect
-_CREDENTIALS_LIVE = timedelta(minutes=10)  # boto3 gives none out that end sooner
+CREDENTIALS_LIVE = timedelta(minutes=10)  # boto3 gives none out that end sooner
 _CONNECTIONS = 32
 
 
@@ -146,7 +146,7 @@ class Clients:
             "access_key_id": frozen.access_key or "",
             "secret_access_key": frozen.secret_key or "",
             "token": frozen.token,
-            "expires_at": datetime.now(UTC) + _CREDENTIALS_LIVE,
+            "expires_at": datetime.now(UTC) + CREDENTIALS_LIVE,
         }
 
 

@@ -8,18 +8,18 @@ import io
 import os
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Self
 
 from criu_agent.errors import Failure, NoSpace
 from criu_agent.fs import beneath
 from criu_agent.fs.entry import LINE_LIMIT, Entry, to_line
 from criu_agent.fs.scan import scan
-from criu_agent.model import Blob, Tree
+from criu_agent.model import Blob, Source, Tree
 from criu_agent.store.document import version_line
 
 VERSION = 1
@@ -29,11 +29,8 @@ _BLOCK = 4096
 _NOT_BETWEEN = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-class Readable(Protocol):
-    def readinto(self, buffer: memoryview, /) -> int | None: ...
-
-
-Save = Callable[[Readable, int], Blob]
+# Stores sources, each read to its end before the next one is asked for; their blobs in the same order.
+Save = Callable[[Iterable[Source]], Sequence[Blob]]
 
 
 class Capture:
@@ -97,47 +94,55 @@ def capture(root: Path, *, spool: Path | None) -> Capture:
         raise Failure(message) from error
 
 
-def save(captured: Capture, store: Save) -> Tree:
-    """Store the contents of a capture, then its index. `store` keeps that many bytes of what it is given."""
-    lines = [version_line("tree", VERSION)]
+def save(captured: Capture, store: Save, name: str) -> Tree:
+    """Store the contents of a capture, then its index. `name` is what the tree is called in every snapshot."""
+    *blobs, index = store(_sources(captured, name))
+    return Tree(index=index, blobs=tuple(blobs))
+
+
+def _sources(captured: Capture, name: str) -> Iterator[Source]:
+    """The contents in groups, then the index. What a stream is called depends on no other file but the one before."""
     placed: dict[str, Entry] = {}
-    blobs: list[Blob] = []
-    for group in _groups(captured.entries):
+    for number, (stream, group) in enumerate(_groups(captured.entries)):
         offset = 0
         for entry in group:
-            placed[entry.path] = replace(entry, blob=len(blobs), offset=offset)
+            placed[entry.path] = replace(entry, blob=number, offset=offset)
             offset += entry.length
-        blobs.append(store(_Contents(captured.pieces(group)), offset))
+        yield Source(stream=f"{name}/{stream}", size=offset, content=_Contents(captured.pieces(group)))
+    lines = [version_line("tree", VERSION)]
     for entry in captured.entries:
         line = to_line(placed.get(entry.path, entry)) + b"\n"
         if len(line) > LINE_LIMIT:
             raise Failure(f"{captured.root / entry.path} has too many holes to be captured")
         lines.append(line)
     index = b"".join(lines)
-    return Tree(index=store(io.BytesIO(index), len(index)), blobs=tuple(blobs))
+    yield Source(stream=f"{name}/index", size=len(index), content=io.BytesIO(index))
 
 
-def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """The files that share a blob, in order.
+def _groups(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+    """The files that share a blob, in order, and what that is called.
 
-    An object of its own for each of the 30,000 small files of a node_modules would cost an fsync each. Where a
-    group ends depends on names only: a file that changes does not move the contents of the groups after it.
+    A blob of its own for each of the 30,000 small files of a node_modules would make a long manifest. Where a group
+    ends, and so what the next one is called, depends on names only: a file that changes does not move the contents of
+    the groups after it.
     """
     group: list[Entry] = []
+    before = ""  # the file that ended the group before
     for entry in entries:
         if not entry.extents:
             continue
         if entry.length >= _OWN_BLOB:
-            yield from [group] if group else []
-            yield [entry]
-            group = []
+            if group:
+                yield f"after/{before}", group
+            yield f"file/{entry.path}", [entry]
+            group, before = [], entry.path
             continue
         group.append(entry)
         if zlib.crc32(os.fsencode(entry.path)) % _GROUP == 0:
-            yield group
-            group = []
+            yield f"after/{before}", group
+            group, before = [], entry.path
     if group:
-        yield group
+        yield f"after/{before}", group
 
 
 class _Contents:

@@ -1,14 +1,13 @@
 """Put what a checkpoint took into the repository; the manifest last."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
-from criu_agent.model import Blob, Host, Manifest, Snapshot
+from criu_agent.model import Blob, Host, Manifest, Snapshot, Source
 from criu_agent.ops.live import Live, Progress
 from criu_agent.repo.repository import Repository
 
@@ -61,7 +60,11 @@ def save(
         with open(path, "rb", buffering=0) as image:
             stored[path.name] = repository.save(image, sizes[path.name], advance=advance)
         path.unlink()  # its memory is free for the chunks of the next one
-    upper = tree.save(files, partial(repository.save, advance=advance))
+
+    def store(sources: Iterable[Source]) -> list[Blob]:
+        return [repository.save(source.content, source.size, advance=advance) for source in sources]
+
+    upper = tree.save(files, store, "upper")
     scrollback = repository.save(io.BytesIO(instant.terminal.scrollback), len(instant.terminal.scrollback))
     spec = live.spec
     return repository.commit(

@@ -4,7 +4,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from criu_agent.fs.rebuild import rebuild
 from criu_agent.fs.scan import scan
 from criu_agent.fs.tree import capture, save
 from criu_agent.linux import syscalls
-from criu_agent.model import Tree
+from criu_agent.model import Blob, Source, Tree
 from criu_agent.repo.repository import Repository, open_or_init
 from criu_agent.store.file import FileStore
 from criu_agent.store.memory import MemoryStore
@@ -75,9 +75,13 @@ def everything(root: Path) -> dict[str, object]:
     return found | {"hard links": sorted(names for names in partners.values() if len(names) > 1)}
 
 
+def saver(repository: Repository) -> Callable[[Iterable[Source]], list[Blob]]:
+    return lambda sources: [repository.save(one.content, one.size) for one in sources]
+
+
 def take(root: Path, repository: Repository, spool: Path | None = None) -> Tree:
     with capture(root, spool=spool) as captured:
-        return save(captured, repository.save)
+        return save(captured, saver(repository), "upper")
 
 
 def all_kinds(root: Path) -> None:
@@ -169,7 +173,7 @@ def test_what_changes_after_a_spooled_capture_is_not_in_it(
     with capture(root, spool=tmp_path) as captured:
         (root / "log").write_bytes(b"after, and longer")
         (root / "gone").unlink()
-        tree = save(captured, repository.save)
+        tree = save(captured, saver(repository), "upper")
     rebuild(tree, repository.stream, into)
     assert everything(into) == expected
 

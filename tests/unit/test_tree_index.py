@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from criu_agent.fs.entry import KINDS, LINK, Entry, from_line, to_line
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.fs.scan import scan
 from criu_agent.fs.tree import capture, save
-from criu_agent.model import Tree
+from criu_agent.model import Source, Tree
 from criu_agent.repo.chunks import Blob
 from criu_agent.repo.repository import Repository, open_or_init
 from criu_agent.store.memory import MemoryStore
@@ -124,6 +124,10 @@ def into(tmp_path: Path) -> Path:
     return path
 
 
+def saver(repository: Repository) -> Callable[[Iterable[Source]], list[Blob]]:
+    return lambda sources: [repository.save(one.content, one.size) for one in sources]
+
+
 def blob_of(repository: Repository, data: bytes) -> Blob:
     return repository.save(io.BytesIO(data), len(data))
 
@@ -225,7 +229,7 @@ def test_a_directory_that_is_not_empty_is_left_alone(into: Path, repository: Rep
 
 def take(root: Path, repository: Repository) -> Tree:
     with capture(root, spool=None) as captured:
-        return save(captured, repository.save)
+        return save(captured, saver(repository), "upper")
 
 
 def test_small_files_share_objects_and_a_change_moves_only_its_neighbours(
@@ -255,10 +259,10 @@ def test_a_file_that_shrinks_while_it_is_read_in_place_is_a_failure(tmp_path: Pa
     with capture(tmp_path / "tree", spool=None) as captured:
         (tmp_path / "tree/f").write_bytes(b"012")
         with pytest.raises(Failure, match="became shorter"):
-            save(captured, repository.save)
+            save(captured, saver(repository), "upper")
         (tmp_path / "tree/f").unlink()
         with pytest.raises(Failure, match="cannot read a file"):
-            save(captured, repository.save)
+            save(captured, saver(repository), "upper")
 
 
 def test_a_tree_that_is_not_there_is_a_failure(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ PIECES = 8  # that a window may be made of
 _ZERO_HASH = bytes(HASH)
 _ZEROS = bytes(WINDOW)
 _ZERO_PAGE = bytes(PAGE)
-_CHANGED = "changed"  # no name of a piece
 
 Run = tuple[str, int, int]  # name of a piece, or "" for zeros; its first page; pages
-_Page = tuple[str, int]  # name of a piece, or "" for zeros, or _CHANGED; page of it
+_Page = tuple[str, int]  # name of a piece, or "" for zeros; page of it
+_NEW: _Page = ("new", 0)  # a page that waits for its place
 
 
 class Known(NamedTuple):
@@ -110,7 +110,7 @@ class _Packing:
         if pages is None:
             self._store_whole(plain, whole, hashes)
             return
-        changed = [index for index, (name, _) in enumerate(pages) if name == _CHANGED]
+        changed = [index for index, (name, _) in enumerate(pages) if name == _NEW[0]]
         if len(self._group) + len(changed) > PAGES:
             self._close_group()
         self._group += [(pages, index, plain[index * PAGE : (index + 1) * PAGE]) for index in changed]
@@ -144,17 +144,19 @@ class _Packing:
         return hashes
 
     def _compared(self, mask: int, hashes: Sequence[bytes], before: Known) -> list[_Page] | None:
-        """Where each page is stored, or that it is changed; None if the window had better be stored whole."""
+        """Where each page is stored, or that it is to be; None if the window had better be stored whole."""
         was = _by_position(before)
         pages: list[_Page] = []
+        changed = 0
         for position, page_hash in zip(positions(mask), hashes, strict=True):
             if page_hash == _ZERO_HASH:
                 pages.append(("", 0))
                 continue
-            old, place = was.get(position, (b"", (_CHANGED, 0)))
-            pages.append(place if old == page_hash else (_CHANGED, 0))
-        names = [name for name, _ in pages]
-        if 2 * names.count(_CHANGED) > len(names) or len(set(names) - {""}) > PIECES:
+            old, place = was.get(position, (page_hash, _NEW))
+            if old != page_hash:
+                changed, place = changed + 1, _NEW
+            pages.append(place)
+        if 2 * changed > (mask & before.mask).bit_count() or len({name for name, _ in pages} - {""}) > PIECES:
             return None
         return pages
 

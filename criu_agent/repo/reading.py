@@ -3,8 +3,10 @@
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import closing
+from itertools import islice
 from threading import Lock
 from typing import NamedTuple
 
@@ -17,7 +19,7 @@ from criu_agent.repo.compare import HASH
 from criu_agent.repo.packs import SEGMENT
 from criu_agent.repo.table import ZEROS, part
 from criu_agent.repo.windows import PAGE, WINDOW, page_count
-from criu_agent.repo.workers import Advance, in_order, nothing
+from criu_agent.repo.workers import Advance, in_order, nothing, together
 
 # segments(pack, first, count): their plain bytes, authentic; fewer only where the pack ends. NotFound if there is no
 # such pack, Corrupt if it is not as it should be. It is called by several threads.
@@ -26,7 +28,7 @@ Segments = Callable[[Pack, int, int], bytes]
 _GROUP = 2 << 20  # plain bytes of the pieces that a thread is given at a time
 _FETCH = 4  # segments that `stream` gets at a time
 _OPENED = 32  # segments that `stream` keeps
-_STREAM_AHEAD = 32  # pieces
+_AT_ONCE = 32  # pieces that `stream` unpacks at a time
 
 
 class _Place(NamedTuple):
@@ -91,9 +93,11 @@ class Reader:
             plain = self._plain(_frame(data, first, pack, piece), pack, piece, zstandard.ZstdDecompressor())
             return plain if length == len(plain) else plain[start : start + length]
 
-        for data in in_order(work, _parts(blob), ahead=_STREAM_AHEAD):
-            yield data
-            advance(len(data))
+        parts = _parts(blob)
+        while some := list(islice(parts, _AT_ONCE)):
+            for data in together(work, some):
+                yield data
+                advance(len(data))
 
     def pread(self, blob: Blob, offset: int, length: int) -> bytes:
         """`length` bytes of a blob from `offset` on, fewer at its end. Only the pieces that they lie in are read."""
@@ -126,13 +130,15 @@ class Reader:
         def fetched(span: _Span) -> tuple[_Span, bytes]:
             return span, _got(lambda: self._segments(span.pack, span.first, span.segments), span.pack, span.pieces[0])
 
-        def groups() -> Iterator[tuple[_Span, bytes, list[Piece]]]:
-            for span, data in in_order(fetched, _spans(self._table, places), workers=1, ahead=2):
-                for group in _grouped(span.pieces):
-                    yield span, data, group
+        def groups() -> Generator[tuple[_Span, bytes, list[Piece]], None, None]:
+            with closing(in_order(fetched, _spans(self._table, places), workers=1, ahead=2)) as spans:
+                for span, data in spans:
+                    for group in _grouped(span.pieces):
+                        yield span, data, group
 
-        for done in in_order(work, groups()):
-            advance(done)
+        with closing(in_order(work, groups())) as used:
+            for done in used:
+                advance(done)
 
     def _plain(self, frame: memoryview, pack: Pack, piece: Piece, decompressor: zstandard.ZstdDecompressor) -> bytes:
         try:
@@ -233,7 +239,7 @@ def _parts(blob: Blob) -> Iterator[tuple[int, int, int]]:
             length -= part
 
 
-def _spans(table: Table, numbers: Iterable[int]) -> Iterator[_Span]:
+def _spans(table: Table, numbers: Iterable[int]) -> Generator[_Span, None, None]:
     """What is to be got for these pieces: in the order of the packs, and only segments that a piece lies in."""
     needed = sorted((table.pieces[number] for number in numbers), key=lambda piece: (piece.pack, piece.offset))
     span: _Span | None = None

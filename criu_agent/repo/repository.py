@@ -1,6 +1,7 @@
 """Snapshots in a store. The manifest and then the head are written last: they are the snapshot (docs/format.md)."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 from criu_agent.errors import Corrupt, HostCannot, NotFound
@@ -76,11 +77,14 @@ class Repository:
         found: list[Snapshot] = []
         unreadable: list[Unreadable] = []
         names = self._committed(run_id, unreadable.append)
-        for one in in_order(self._read_or_say, names, workers=_AT_ONCE, ahead=2 * _AT_ONCE):
-            if isinstance(one, Snapshot):
-                found.append(one)
-            elif one is not None:
-                unreadable.append(one)
+        with closing(
+            in_order(self._read_or_say, (name for name in names), workers=_AT_ONCE, ahead=2 * _AT_ONCE)
+        ) as read:
+            for one in read:
+                if isinstance(one, Snapshot):
+                    found.append(one)
+                elif one is not None:
+                    unreadable.append(one)
         return Listing(snapshots=tuple(specs.oldest_first(found)), unreadable=tuple(unreadable))
 
     def find(self, spec: str) -> Snapshot:

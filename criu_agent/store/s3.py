@@ -75,10 +75,6 @@ class S3Store:
         attempt = self._exchange if self._conditional else self._compare_and_overwrite
         return self._persist(lambda again: attempt(key, old, new, again))
 
-    def size(self, name: str) -> int | None:
-        key = self._key(name)
-        return self._persist(lambda _: requests.size(self._clients, key))
-
     def list(self, prefix: str) -> dict[str, int]:
         """As the contract says; keys that are no names of ours are left out."""
         root = self.place.prefix

@@ -46,7 +46,6 @@ CALLS = [
     Call("swap lost", lambda s, a: s.swap(f"{a}/n", b"old", b"ours"), False, {"n": b"theirs"}, {"n": b"theirs"}),
     Call("get", lambda s, a: s.get(f"{a}/n", 5, offset=2), b"23456", {"n": TEN}, {"n": TEN}),
     Call("get big", lambda s, a: s.get(f"{a}/n", 1 << 21), BIG, {"n": BIG}, {"n": BIG}),
-    Call("size", lambda s, a: s.size(f"{a}/n"), 10, {"n": TEN}, {"n": TEN}),
     Call("list", lambda s, a: len(s.list(f"{a}/")), 2, {"n": b"1", "o": b"22"}, {"n": b"1", "o": b"22"}),
     Call("delete", lambda s, a: s.delete(f"{a}/n"), None, {"n": b"1", "o": b"2"}, {"o": b"2"}),
 ]

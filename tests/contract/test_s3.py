@@ -1,5 +1,6 @@
 """What S3 promises beside the contract: settings, errors, and nothing but whole objects."""
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from criu_agent.errors import Failure, NoConditionalPut, NotFound
+from criu_agent.errors import Failure, NoConditionalPut, NotFound, Usage
 from criu_agent.store import s3_client
 from criu_agent.store.base import Store
 from criu_agent.store.s3 import S3Store
@@ -155,6 +156,30 @@ def test_tls_needs_the_authority_of_the_environment(
         assert store.put("small", b"1")
         assert store.get("big", 4 * MIB) == data
         assert store.list("") == {"big": 2 * MIB, "small": 1}
+
+
+def test_a_bundle_of_authorities_that_is_not_there_is_a_usage_error(
+    moto_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_environment(moto_server, monkeypatch)
+    monkeypatch.setenv("AWS_CA_BUNDLE", "/no/such/file")
+    with pytest.raises(Usage, match="/no/such/file"):
+        S3Store(BUCKET)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # since Python 3.12, of the fork: it is what is tested
+def test_a_forked_child_is_told_instead_of_hanging(moto_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_environment(moto_server, monkeypatch)
+    store = S3Store(BUCKET, secrets.token_hex(8))
+    store.put("a", bytes(MIB))
+    child = os.fork()
+    if not child:
+        try:
+            store.get("a", MIB)
+        except RuntimeError:
+            os._exit(42)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 42
 
 
 def test_both_clients_sign_with_credentials_that_were_refreshed(

@@ -1,4 +1,4 @@
-"""A store whose server is behind the fault proxy, and one that is not: shared by all tests, each has its own area."""
+"""A store whose server is behind the fault proxy, and one that is not: one each for a module, an area for a test."""
 
 import secrets
 from collections.abc import Callable, Iterator
@@ -18,13 +18,13 @@ ONCE = Patience(total=0, request=2, silence=2)
 Open = Callable[..., S3Store]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     with moto.running() as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def environment(server: Server) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
@@ -32,19 +32,19 @@ def environment(server: Server) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def proxy(server: Server, environment: None) -> Iterator[FaultProxy]:
     with FaultProxy(server.endpoint) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def direct(environment: None) -> S3Store:
     """The objects as they are, without the proxy."""
     return S3Store(BUCKET, "faults")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def behind(proxy: FaultProxy) -> Open:
     """behind(patience, conditional=...): a store that the proxy stands before."""
     made: dict[tuple[Patience, bool], S3Store] = {}

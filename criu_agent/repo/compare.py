@@ -4,6 +4,10 @@ A page is hashed with XXH3-128 and a secret seed, since BLAKE3 costs too much th
 cores took 0.85 s without page hashes, 0.86 s with XXH3, and 1.1 to 1.2 s with BLAKE3 (1.0 to 1.1 s with GMAC), much
 of it in waiting for the GIL that each of these gives up for a microsecond. docs/format.md says why XXH3 is enough.
 Windows and pieces are hashed with keyed BLAKE3.
+
+PIECES was measured with 25 saves of 285 MB, 5 % of the pages changed before each in runs of 1 to 8. With 8 a save
+stored 6 MB up to the ninth and then 10 to 15, since windows are stored whole again and again; with 16 and with 32 it
+was 6 MB throughout, and the last one was loaded no slower.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -19,7 +23,7 @@ from criu_agent.repo.windows import BATCH, PAGE, PAGES, WINDOW, Window, position
 LEVEL = 1
 HASH = 16  # bytes of the hash of a page or window
 _SEED_CONTEXT = "criu-agent 2 page seed"
-PIECES = 8  # that a window may be made of
+PIECES = 16  # that a window may be made of
 _ZERO_HASH = bytes(HASH)
 _ZEROS = bytes(WINDOW)
 _ZERO_PAGE = bytes(PAGE)

@@ -4,7 +4,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import Empty, SimpleQueue
+from queue import SimpleQueue
 
 from criu_agent.errors import Failure
 from criu_agent.store.base import Store
@@ -33,6 +33,7 @@ class Writer:
         self._filling: bytearray | None = None
         self._length = 0
         self._buffers: SimpleQueue[bytearray] = SimpleQueue()  # that were touched before, see repo.compare.Slot
+        self._buffers_left = 2  # one is filled while the other is sealed
         self._pool: ThreadPoolExecutor | None = None
         self._under_way: deque[Future[int]] = deque()
 
@@ -79,15 +80,17 @@ class Writer:
         self._filling, self._length = None, 0
 
     def _buffer(self) -> bytearray:
-        try:
-            return self._buffers.get_nowait()
-        except Empty:
+        if self._buffers_left and self._buffers.empty():
+            self._buffers_left -= 1
             return bytearray(PACK)
+        return self._buffers.get()
 
     def _put(self, pack: str, buffer: bytearray, length: int) -> int:
-        with memoryview(buffer)[:length] as frames:
-            sealed = self._seal(pack, [frames, bytes(self.lengths[pack] - length)])
-        self._buffers.put(buffer)
+        try:
+            with memoryview(buffer)[:length] as frames:
+                sealed = self._seal(pack, [frames, bytes(self.lengths[pack] - length)])
+        finally:
+            self._buffers.put(buffer)
         name = self._prefix + pack
         # an answer that was lost makes a store say that the name is taken: then it is by us
         if not self._store.put(name, sealed) and self._store.get(name, len(sealed) + 1) != sealed:

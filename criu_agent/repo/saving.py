@@ -13,7 +13,7 @@ from queue import SimpleQueue
 from criu_agent.errors import Failure
 from criu_agent.model import Blob, Extent, Pack, PageRun, Piece, Readable, Source, Table
 from criu_agent.repo import pages
-from criu_agent.repo.compare import Known, Packed, Run, Slot, pack
+from criu_agent.repo.compare import Keys, Known, Packed, Run, Slot, pack
 from criu_agent.repo.packs import Writer
 from criu_agent.repo.pages import Hashed, known_windows
 from criu_agent.repo.table import ZEROS
@@ -58,6 +58,7 @@ class Saving:
 
     def __init__(self, *, key: bytes, writer: Writer, parent: Parent | None = None) -> None:
         self._key = key
+        self._keys = Keys.of(key)
         self._writer = writer
         self._parent = parent
         self._table = _Table(parent.table if parent else Table(packs=(), pieces=()))
@@ -111,7 +112,7 @@ class Saving:
 
     def _pack(self, task: _Task) -> tuple[_Task, Packed]:
         try:
-            return task, pack(task.slot, task.batch, task.known, self._key, self._table.has)
+            return task, pack(task.slot, task.batch, task.known, self._keys, self._table.has)
         finally:
             self._slots.give_back(task.slot)
 

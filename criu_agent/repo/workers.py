@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from typing import TypeVar
 
-WORKERS = min(6, os.cpu_count() or 1)  # more would only wait for the one thread that reads
+WORKERS = min(6, 1 + (os.cpu_count() or 1))  # some wait for the GIL, and more than 6 would for the one that reads
 
 Advance = Callable[[int], None]
 _Item = TypeVar("_Item")

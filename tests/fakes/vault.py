@@ -8,6 +8,7 @@ from pathlib import Path
 from criu_agent.errors import NotFound
 from criu_agent.model import Blob, Pack, PageRun, Source, Table
 from criu_agent.repo import pages
+from criu_agent.repo.opened import Opened
 from criu_agent.repo.packs import SEGMENT, Writer, prefix
 from criu_agent.repo.reading import Reader
 from criu_agent.repo.saving import Parent, Saving
@@ -17,7 +18,7 @@ KEY = bytes(range(32))
 _PREFIX = prefix("run")
 
 
-def plain(_pack: str, parts: Sequence[bytes]) -> bytes:
+def plain(_pack: str, parts: Sequence[bytes | memoryview]) -> bytes:
     """A seal that closes nothing."""
     return b"".join(parts)
 
@@ -55,16 +56,16 @@ class Vault:
     def _id(self) -> str:
         return f"{self._number:064x}"
 
-    def segments(self, pack: Pack, first: int, count: int) -> bytes:
+    def segments(self, pack: Pack, first: int, count: int) -> Opened:
         self.asked.append((pack.id, first, count))
         name = _PREFIX + pack.id
         if name not in self.store.objects:
             raise NotFound(f"there is no {name}")
-        return self.store.objects[name][first * SEGMENT : (first + count) * SEGMENT]
+        return Opened(self.store.objects[name][first * SEGMENT : (first + count) * SEGMENT], KEY)
 
     @property
     def reader(self) -> Reader:
-        return Reader(table=self.table, key=KEY, segments=self.segments)
+        return Reader(table=self.table, segments=self.segments)
 
     def load(self, blob: Blob, path: Path) -> bytes:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)

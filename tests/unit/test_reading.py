@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from criu_agent.errors import Corrupt, Failure
 from criu_agent.model import Blob, Pack, Piece, Table
 from criu_agent.repo import reading, table
+from criu_agent.repo.opened import Opened
 from criu_agent.repo.packs import PACK, SEGMENT, Writer, padme, prefix
 from criu_agent.repo.reading import Reader
 from criu_agent.repo.windows import PAGE, PAGES, WINDOW
@@ -329,7 +330,7 @@ def test_blobs_that_keep_the_rules_come_back_and_are_counted(monkeypatch: pytest
 def test_a_reader_has_no_need_of_packs_that_nothing_names() -> None:
     extra = Table(packs=(Pack("ab" * 16, 5),), pieces=())
 
-    def never(_pack: Pack, _first: int, _count: int) -> bytes:
+    def never(_pack: Pack, _first: int, _count: int) -> Opened:
         raise AssertionError
 
-    Reader(table=extra, key=KEY, segments=never).verify()
+    Reader(table=extra, segments=never).verify()

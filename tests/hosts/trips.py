@@ -1,5 +1,6 @@
 """What tests of several hosts ask of a counter that may have been on all of them."""
 
+import re
 from pathlib import Path
 
 from tests.conftest import await_true
@@ -38,7 +39,8 @@ def assert_counts_on_only(hosts: Hosts, host: Host) -> None:
     await_true(lambda: not any(other.commands("counter.py") for other in others), "no process of it is elsewhere")
 
 
-def box_pids(host: Host, word: str = "counter.py") -> list[int]:
-    """The pids of the program as the run itself sees them, PID 1 of its box first."""
-    status = [Path(f"/proc/{pid}/status").read_text() for pid in host.commands(word)]
-    return [int(line.split()[-1]) for text in status for line in text.splitlines() if line.startswith("NSpid:")]
+def box_pids(host: Host) -> list[int]:
+    """The pids of the host's only run as it sees them itself, PID 1 of its box first."""
+    (procs,) = host.cgroup.glob("criu-agent/*/cgroup.procs")
+    status = [Path(f"/proc/{pid}/status").read_text() for pid in procs.read_text().split()]
+    return sorted(int(re.findall(r"^NSpid:.*?(\d+)$", text, re.MULTILINE)[0]) for text in status)

@@ -57,7 +57,7 @@ def migrate_verb(context: Context, /, run: str, where: str, shared_path: bool, *
     repository = _repository(replace(context.config, repository=found.spec.repository), shared=shared_path)
     with _Stop.armed() as stop:
         there = remote.There(
-            to=ssh.destination(where, program=program, **options), repository=repository, check=stop.check
+            to=ssh.destination(where, program=program, **options), store=("--repo", repository), check=stop.check
         )
         tell = _teller(context, found.spec.name, there.name)
         moved = ops.migrate(context.config, _Here(context, found, stop), there, tell=tell)

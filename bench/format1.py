@@ -1,19 +1,4 @@
-"""Blobs in a store: cut into chunks, each named by its content and compressed (docs/format.md section 5).
-
-The work is done by threads (hashing, zstd, fsync and pread release the GIL) that live as long as the call:
-whoever forks between two calls forks without threads.
-
-CHUNK_SIZE was chosen by measurement: a memory image of 2 GiB (half text, a quarter each random and zeros) on
-two shared cores, saved to a directory on ext4 and synced, then verified into tmpfs, GB/s:
-
-    256 KiB   save 0.26-0.31   load 0.50-0.57
-    1 MiB     save 0.52-0.82   load 0.93-1.62   (without fsync: 0.65 where it is 0.54 with)
-    4 MiB     save 0.66-0.83   load 0.79-1.01
-    8 MiB     save 0.80-0.85   load 1.00-1.03
-
-Saving it again when nothing changed runs at 8-9 GB/s. 1 MiB is the smallest size at which the cost per object
-does not rule, and the smaller the chunks the more of them are equal in the next snapshot.
-"""
+"""The chunks of repository format 1 as they were, only to be measured against."""
 
 import io
 import os
@@ -103,25 +88,6 @@ def save(store: Store, source: Readable | int, size: int, *, advance: Advance = 
     return Blob(size=size, chunks=tuple(names)), added
 
 
-def stream(store: Store, blob: Blob, *, advance: Advance = nothing) -> Iterator[bytes]:
-    """The plain chunks of a blob in order, each verified. Corrupt names the chunk and what is wrong."""
-    pairs = list(zip(blob.chunks, _lengths(blob.size), strict=True))
-    for plain in _in_order(lambda pair: read_chunk(store, *pair), pairs, len(pairs)):
-        yield plain
-        advance(len(plain))
-
-
-def pread(store: Store, blob: Blob, offset: int, length: int) -> bytes:
-    """`length` bytes of a blob from `offset` on, fewer at its end. Reads only the chunks that they lie in."""
-    end = min(offset + length, blob.size)
-    if offset >= end:
-        return b""
-    first, last = offset // CHUNK_SIZE, -(-end // CHUNK_SIZE)
-    start = first * CHUNK_SIZE
-    part = Blob(size=min(last * CHUNK_SIZE, blob.size) - start, chunks=blob.chunks[first:last])
-    return b"".join(stream(store, part))[offset - start : end - start]
-
-
 def load(store: Store, blob: Blob, fd: int, *, advance: Advance = nothing) -> None:
     """Write a blob into the empty file `fd`, each chunk verified before; chunks of zeros become holes."""
     os.ftruncate(fd, blob.size)
@@ -136,15 +102,6 @@ def load(store: Store, blob: Blob, fd: int, *, advance: Advance = nothing) -> No
     items = [(number * CHUNK_SIZE, *pair) for number, pair in enumerate(zip(blob.chunks, lengths, strict=True))]
     for length in _in_order(work, items, len(items)):
         advance(length)
-
-
-def verify(store: Store, blobs: Iterable[Blob], *, advance: Advance = nothing) -> None:
-    """Read every chunk of the blobs once. Corrupt for the first one that is not as it should be."""
-    chunks = {
-        name: length for blob in blobs for name, length in zip(blob.chunks, _lengths(blob.size), strict=True) if name
-    }
-    for plain in _in_order(lambda pair: read_chunk(store, *pair), chunks.items(), len(chunks)):
-        advance(len(plain))
 
 
 def read_chunk(store: Store, name: str, length: int) -> bytes:

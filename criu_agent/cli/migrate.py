@@ -58,7 +58,7 @@ def migrate_verb(context: Context, /, run: str, where: str, shared_path: bool, *
     context.repository()  # else it could be suspended, but not resumed here when the other host fails
     with _Stop.armed() as stop:
         there = remote.There(
-            to=ssh.destination(where, program=program, **options), repository=repository, check=stop.check
+            to=ssh.destination(where, program=program, **options), store=("--repo", repository), check=stop.check
         )
         tell = _teller(context, found.spec.name, there.name)
         moved = ops.migrate(context.config, _Here(context, found, stop), there, tell=tell)
@@ -129,15 +129,13 @@ class _Here:
         self._frozen_at = time.monotonic()
 
     def suspend(self) -> ops.Suspended:
-        self._stop.check()
         summary: Message = {"connections": []}
         progress = state.progress(self._context)
         with Client(self._run.socket) as client:
+            client.send(verb="checkpoint", stop=True, reason="migrate")
             try:
                 with self._stop.raising():
-                    summary = client.call(
-                        verb="checkpoint", stop=True, reason="migrate", on_status=self._status(progress)
-                    )
+                    summary = client.answer(on_status=self._status(progress))
             except KeyboardInterrupt:
                 # What counts is how the run is then: the answer may have been on its way.
                 with suppress(NoAnswer, OSError):
@@ -147,7 +145,8 @@ class _Here:
         wait_for_supervisor(self._context, self._run)
         now = runs.by_id(self._context.config, self._run.spec.id)
         if now is None or now.state.state != "suspended":
-            raise Failure(f"{self._run.spec.name} ended while it was suspended", hint="criu-agent ps -a")
+            name = self._run.spec.name
+            raise Failure(f"{name} ended while it was suspended", hint="criu-agent ps -a", agent_state="not running")
         crossing = [one for one in summary["connections"] if not one["internal"]]
         return ops.Suspended(run=now, frozen_at=self._frozen_at, connections=crossing)
 

@@ -213,6 +213,7 @@ def attach_verb(context: Context, /, run: str, detach_keys: str) -> int:
     Exit codes: the command's own when it ends, 75 when it is suspended, 0 after detaching.
     """
     found = runs.find(context.config, run)
+    _require_not_moved(found)
     if not found.alive:
         raise Failure(
             f"{found.spec.name} is {found.shown_state}, there is nothing to attach to",
@@ -294,7 +295,14 @@ def exec_verb(context: Context, /, run: str, command: tuple[str, ...], **options
     return ended.exit_code if ended.exit_code is not None else 128 + signals.SIGHUP
 
 
+def _require_not_moved(run: runs.Run) -> None:
+    if run.shown_state == "fenced":
+        host = run.state.moved_to
+        raise Failure(f"{run.spec.name} has moved to {host}", hint=f"criu-agent ps on {host}")
+
+
 def require_alive(run: runs.Run) -> runs.Run:
+    _require_not_moved(run)
     if not run.alive:
         state = run.shown_state
         hint = f"criu-agent resume {run.spec.name}" if run.state.last_snapshot else "criu-agent ps -a"

@@ -12,6 +12,7 @@ import struct
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # sched.h
+CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000

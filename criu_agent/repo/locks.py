@@ -30,6 +30,10 @@ class Holder:
     what: str  # the verb, for people
     since: str  # RFC 3339, for people
 
+    def is_same(self, other: "Holder") -> bool:
+        """Whether it is the same process: that does one thing at a time to a run, so it could not give it back."""
+        return (self.boot_id, self.pid, self.start) == (other.boot_id, other.pid, other.start)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "hostname": self.hostname,
@@ -54,18 +58,26 @@ def held(registers: Registers, run_id: str, holder: Holder, *, lives: Lives) -> 
     except Corrupt as error:
         error.hint = f"if no other host is at work on that run: criu-agent unlock {run_id}"
         raise
-    if other is not None and lives(other):
+    if other is not None and not other.is_same(holder) and lives(other):
         raise _taken(run_id, other)
     if other is not None:
-        log.info("the lock of run %s was left by pid %d (%s), which has ended", run_id, other.pid, other.what)
+        log.info("the lock of run %s was left by pid %d (%s)", run_id, other.pid, other.what)
     mine = registers.change(name, old, {"holder": holder.to_json()})
     if mine is None:
         raise _taken(run_id, _holder(registers.read(name)))
     try:
         yield
     finally:
-        if registers.change(name, mine, _FREE) is None:
-            log.warning("the lock of run %s was taken away while pid %d held it", run_id, holder.pid)
+        _release(registers, mine)
+
+
+def _release(registers: Registers, mine: Register) -> None:
+    """What was done under the lock is done: that it cannot be given back is no failure of it."""
+    try:
+        if registers.change(mine.name, mine, _FREE) is None:
+            log.warning("%s was taken away while it was held", mine.name)
+    except (Failure, OSError) as error:
+        log.warning("%s could not be given back: %s", mine.name, error)
 
 
 def holders(registers: Registers) -> dict[str, Holder | None]:

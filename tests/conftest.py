@@ -21,8 +21,15 @@ TOOLS = Path(os.environ.get("CRIU_AGENT_TEST_TOOLS", "/opt/criu-agent/test-tools
 NODE_BIN = TOOLS / "node_modules/.bin"
 # For programs in a box, which has a /tmp of its own: the virtual environment that we run in may lie below the host's.
 PYTHON = str(Path(sys.base_prefix) / "bin/python3")
+# A script's background jobs have these ignored, and so would every command line that is started here.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
 # The host's own programs, which every user can run; a developer's PATH may begin with wrappers in his home.
 PATH = f"{NODE_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+# Seconds until something that is waited for has failed to come: far more than it takes on a busy machine.
+PATIENCE = 120.0
 
 
 class Outcome:
@@ -60,7 +67,7 @@ class Agent:
     def __call__(
         self,
         *arguments: str,
-        timeout: float = 120,
+        timeout: float = 2 * PATIENCE,
         input: str | None = None,
         env: dict[str, str] | None = None,
         check: bool = True,
@@ -164,11 +171,11 @@ class Screen:
     def text(self) -> str:
         return self.tmux("capture-pane", "-p")
 
-    def await_text(self, wanted: str, timeout: float = 30) -> str:
+    def await_text(self, wanted: str, timeout: float = PATIENCE) -> str:
         """Wait until the picture matches the regular expression (^ and $ at lines, whose ends have no spaces)."""
         return self.await_picture(lambda text: re.search(wanted, text, re.MULTILINE) is not None, wanted, timeout)
 
-    def await_picture(self, test: Callable[[str], bool], wanted: str, timeout: float = 30) -> str:
+    def await_picture(self, test: Callable[[str], bool], wanted: str, timeout: float = PATIENCE) -> str:
         deadline = time.monotonic() + timeout
         while not test(text := self.text()):
             assert time.monotonic() < deadline, f"never saw {wanted!r}:\n{text}\n{self.agent.logs()}"
@@ -179,7 +186,7 @@ class Screen:
         subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
 
 
-def await_true(test: Callable[[], object], what: str, timeout: float = 20) -> None:
+def await_true(test: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
     """Wait until test() is true."""
     deadline = time.monotonic() + timeout
     while not test():
@@ -236,7 +243,7 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     made = Agent(tmp_path)
     yield made
     made.clean_up()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         left = {kind: [one for one in after if one not in before[kind]] for kind, after in traces(tmp_path).items()}
         if not any(left.values()):

@@ -23,7 +23,7 @@ def kill_at_any_time(agent: Agent, dice: random.Random, takes: float, *arguments
 
 def settled(agent: Agent, name: str, *states: str) -> str:
     """Wait until the run is in one of these states: which."""
-    await_true(lambda: agent.state_of(name) in states, f"{name} is {' or '.join(states)}", timeout=60)
+    await_true(lambda: agent.state_of(name) in states, f"{name} is {' or '.join(states)}")
     return agent.state_of(name)
 
 

@@ -3,6 +3,7 @@
 Tests in tests/root and tests/workloads need root and a real CRIU. A missing component fails them: no skip hides it.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ class Agent:
             "CRIU_AGENT_REPOSITORY": str(directory / "repository"),
         }
         self.program = [sys.executable, "-m", "criu_agent"]
+        self.run_ids: set[str] = set()
 
     def __call__(
         self,
@@ -73,6 +75,7 @@ class Agent:
         check: bool = True,
     ) -> Outcome:
         """Run `criu-agent ARGUMENTS` in the work directory. check: fail the test unless it exits with 0."""
+        self._note_runs()
         done = subprocess.run(
             [*self.program, *arguments],
             cwd=self.workdir,
@@ -84,10 +87,16 @@ class Agent:
             timeout=timeout,
             check=False,
         )
+        self._note_runs()
         outcome = Outcome(done)
         if check:
             assert outcome.code == 0, f"criu-agent {' '.join(arguments)}: {outcome!r}{self.logs()}"
         return outcome
+
+    def _note_runs(self) -> None:
+        """By their ids is told what of them is left: others may test on this host, too."""
+        with contextlib.suppress(FileNotFoundError):
+            self.run_ids.update(os.listdir(self.directory / "state/runs"))
 
     def runs(self) -> list[dict[str, Any]]:
         return list(self("ps", "-a", "--json").json)
@@ -194,19 +203,18 @@ def await_true(test: Callable[[], object], what: str, timeout: float = PATIENCE)
         time.sleep(0.02)
 
 
-def traces(directory: Path) -> dict[str, list[str]]:
+def traces(directory: Path, run_ids: Collection[str] = ()) -> dict[str, list[str]]:
     """Everything that a run of the agent in `directory` could leave on this machine."""
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(directory) in line]
     nft = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
     hierarchies = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
-    cgroups = [path for root in hierarchies for path in root.glob("criu-agent*/*") if path.is_dir()]
+    cgroups = [root / "criu-agent" / run for root in hierarchies for run in run_ids]
     return {
         "mounts": mounts,
         "processes": [said for said in map(_belongs(directory), Path("/proc").iterdir()) if said],
         "nft tables": [line for line in nft.splitlines() if "CRIU-" in line],
         "network namespaces": sorted(os.listdir("/run/netns")) if Path("/run/netns").exists() else [],
-        # Populated ones have a process, which is told of above if it is ours.
-        "cgroups": [str(path) for path in cgroups if _is_empty(path)],
+        "cgroups": [str(path) for path in cgroups if path.exists()],
     }
 
 
@@ -229,13 +237,6 @@ def _belongs(directory: Path) -> Callable[[Path], str]:
     return look
 
 
-def _is_empty(cgroup: Path) -> bool:
-    try:
-        return "populated 0" in (cgroup / "cgroup.events").read_text()
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
     """An isolated criu-agent; at the end everything of it is ended, and nothing may be left."""
@@ -245,7 +246,8 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     made.clean_up()
     deadline = time.monotonic() + 30
     while True:
-        left = {kind: [one for one in after if one not in before[kind]] for kind, after in traces(tmp_path).items()}
+        now = traces(tmp_path, made.run_ids)
+        left = {kind: [one for one in found if one not in before[kind]] for kind, found in now.items()}
         if not any(left.values()):
             break
         assert time.monotonic() < deadline, f"left behind: { {kind: one for kind, one in left.items() if one} }"

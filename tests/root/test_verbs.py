@@ -266,9 +266,10 @@ def test_stop_kills_what_does_not_end(agent: Agent) -> None:
     )
     agent("run", "-d", "--name", "x", "--", *command)
     print_when_asked(agent, "x")
-    agent("stop", "-t", "0.5", "x")
+    with started(agent, "stop", "-t", "3", "x") as stopping:
+        await_true(lambda: agent("logs", "x").out == "ready\nno\n", "it was asked, and does not want to")
+        assert stopping.wait(PATIENCE) == 0
     assert agent.run_of("x")["exit_code"] == 128 + 9
-    assert agent("logs", "x").out == "ready\nno\n"
 
 
 def test_stop_and_rm_take_several_runs(agent: Agent) -> None:
@@ -295,8 +296,7 @@ def test_kill_sends_the_signal_that_is_named(agent: Agent) -> None:
     for spelling, name in (("USR1", "SIGUSR1"), ("SIGUSR2", "SIGUSR2"), ("hup", "SIGHUP"), ("10", "SIGUSR1")):
         before = agent("logs", "x").out
         agent("kill", "-s", spelling, "x")
-        await_true(lambda before=before: agent("logs", "x").out != before, "the signal came")
-        assert agent("logs", "x").out == f"{before}{name}\n"
+        await_true(lambda before=before, name=name: agent("logs", "x").out == f"{before}{name}\n", f"{name} came")
     agent("kill", "x")
     assert agent.run_of("x")["exit_code"] == 128 + 9
 
@@ -448,8 +448,12 @@ def test_logs_shows_the_last_lines(agent: Agent, count: int) -> None:
 
 
 def test_logs_counts_the_lines_of_both_streams(agent: Agent) -> None:
-    script = "for n in 1 2 3; do echo o$n; sleep 0.05; echo e$n >&2; sleep 0.05; done"
-    agent("run", "-d", "--name", "x", "--", "sh", "-c", script)
+    # The order of two streams is that in which they are read: each line waits until the one before it was.
+    say = "say() { until [ -e $1 ]; do sleep 0.02; done; echo $1; }; "
+    agent("run", "-d", "--name", "x", "--", "sh", "-c", f"{say} for n in 1 2 3; do say o$n; say e$n >&2; done")
+    for line in ("o1", "e1", "o2", "e2", "o3", "e3"):
+        (agent.workdir / line).touch()
+        await_true(lambda line=line: f"{line}\n" in agent("logs", "x").out + agent("logs", "x").err, "it is read")
     agent("wait", "x")
     logs = agent("logs", "--tail", "3", "x")
     assert (logs.out, logs.err) == ("o3\n", "e2\ne3\n")

@@ -15,7 +15,7 @@ from types import TracebackType
 from google.protobuf.message import DecodeError
 
 from criu_agent import log
-from criu_agent.criu import command, explain, messages_pb2
+from criu_agent.criu import command, explain, image_file, messages_pb2
 from criu_agent.criu.images import ImageDir
 from criu_agent.criu.stages import Stages
 from criu_agent.errors import Failure, HostCannot, Interrupted, Timeout
@@ -34,6 +34,16 @@ def table_names(log_text: str, pid: int) -> frozenset[str]:
     Since 4.1 it has the id of the dump in its name, which is in the first line of the log; before that, the pid.
     """
     return frozenset({f"CRIU-{name}"[:_TABLE_NAME] for name in (str(pid), *_RUN_ID.findall(log_text)[:1])})
+
+
+def figures(work: Path) -> messages_pb2.DumpStats:
+    """What CRIU says of the dump in stats-dump; zeros if it cannot be read, since the dump is done all the same."""
+    try:
+        (message, *_) = image_file.messages(work / "stats-dump")
+        return messages_pb2.Stats.FromString(message).dump
+    except (OSError, ValueError, DecodeError) as error:
+        log.warning("there are no figures of the dump: %s", error)
+        return messages_pb2.DumpStats()
 
 
 class Cancel:
@@ -126,12 +136,7 @@ class Dump:
         self._await_end()
         if self._criu.returncode != 0:
             raise self._failure()
-        try:
-            # An image is two u32 of magic, then u32 lengths and messages.
-            return messages_pb2.Stats.FromString((self._work / "stats-dump").read_bytes()[12:]).dump
-        except (OSError, DecodeError) as error:  # the dump is done, and the caller must go on with it
-            log.warning("there are no figures of the dump: %s", error)
-            return messages_pb2.DumpStats()
+        return figures(self._work)
 
     def table_names(self) -> frozenset[str]:
         """What the nft table of this dump may be called, if it has one."""

@@ -17,6 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from criu_agent.repo.repository import Repository, open_or_init
+from criu_agent.store.memory import MemoryStore
+
+# The same examples every time, however slow the machine; `pytest --hypothesis-profile=search` looks for others.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.register_profile("search", settings.get_profile("suite"), derandomize=False, max_examples=2000)
+settings.load_profile("suite")
 
 TOOLS = Path(os.environ.get("CRIU_AGENT_TEST_TOOLS", "/opt/criu-agent/test-tools"))
 NODE_BIN = TOOLS / "node_modules/.bin"
@@ -264,6 +275,20 @@ def screen(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def repository() -> Repository:
+    """A repository in memory."""
+    return open_or_init(MemoryStore())
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    """An empty directory, to rebuild a tree in."""
+    path = tmp_path / "into"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture

@@ -105,7 +105,6 @@ def checkpoint(
     room = images.capacity(found.memory)
     images.check_memory(room)
     repository = vault.open_repository(live.config)
-    tables = nft.criu_tables() if lock == "nftables" else frozenset()
     phases.end("plan")
 
     def stored(phase: str, done: int, total: int) -> None:
@@ -135,7 +134,7 @@ def checkpoint(
                 host=here,
                 terminal=save_terminal(),
                 connections=connections,
-                network={"lock": lock, "table": _new_table(tables) if lock == "nftables" else ""},
+                network={"lock": lock, "table": _table(dump) if lock == "nftables" else ""},
             )
             # A tree that runs on changes its files at once: they are copied. A stopped one's are read in place.
             spool = None if request.stop else live.directory
@@ -191,9 +190,12 @@ def _continued(live: Live, found: facts.Facts, request: Request) -> Iterator[Non
         raise
 
 
-def _new_table(before: frozenset[str]) -> str:
-    """The table that CRIU has made to hold the connections; "" when there is none."""
-    return next(iter(nft.criu_tables() - before), "")
+def _table(dump: Dump) -> str:
+    """The table that CRIU has made to hold the connections; "" when there is none.
+
+    Other runs of this host may be dumped or suspended at the same moment: not every new table is ours.
+    """
+    return next(iter(nft.criu_tables() & dump.table_names()), "")
 
 
 def look(live: Live) -> facts.Facts:

@@ -19,7 +19,6 @@ from criu_agent.linux import syscalls
 from criu_agent.model import Tree
 from criu_agent.repo.repository import Repository, open_or_init
 from criu_agent.store.file import FileStore
-from criu_agent.store.memory import MemoryStore
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="device nodes, trusted xattrs and mounts need root")
 
@@ -39,18 +38,6 @@ def mounted(source: str, target: Path, fstype: str, data: str) -> Iterator[Path]
         yield target
     finally:
         syscalls.umount2(str(target))
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return open_or_init(MemoryStore())
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    path = tmp_path / "into"
-    path.mkdir()
-    return path
 
 
 def everything(root: Path) -> dict[str, object]:

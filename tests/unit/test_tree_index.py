@@ -16,8 +16,7 @@ from criu_agent.fs.rebuild import rebuild
 from criu_agent.fs.scan import scan
 from criu_agent.fs.tree import capture, save
 from criu_agent.model import Blob, Tree
-from criu_agent.repo.repository import Repository, open_or_init
-from criu_agent.store.memory import MemoryStore
+from criu_agent.repo.repository import Repository
 
 MINE = {"uid": os.getuid(), "gid": os.getgid()}
 ROOT = Entry(path="", kind="directory", mode=0o700, **MINE)
@@ -109,18 +108,6 @@ def test_a_line_that_breaks_a_rule_is_corrupt(old: bytes, new: bytes) -> None:
 
 
 # --- forged indexes
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return open_or_init(MemoryStore())
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    path = tmp_path / "into"
-    path.mkdir()
-    return path
 
 
 def blob_of(repository: Repository, data: bytes) -> Blob:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -54,7 +53,9 @@ def migrate_verb(context: Context, /, run: str, where: str, shared_path: bool, *
     """
     program = str(options.pop("remote_program"))
     found = run_verbs.require_alive(runs.find(context.config, run))
-    repository = _repository(replace(context.config, repository=found.spec.repository), shared=shared_path)
+    context.use_repository_of(found.spec)
+    repository = _repository(context.config, shared=shared_path)
+    context.repository()  # else it could be suspended, but not resumed here when the other host fails
     with _Stop.armed() as stop:
         there = remote.There(
             to=ssh.destination(where, program=program, **options), store=("--repo", repository), check=stop.check
@@ -158,13 +159,10 @@ class _Here:
         return on_status
 
     def resume(self, suspended: ops.Suspended) -> None:
-        from criu_agent.ops import vault
-
         spec = suspended.run.spec
         with suppress(OSError):
             show.line(f"{spec.name} goes on here: it is resumed")
-        self._context.config = replace(self._context.config, repository=spec.repository)
-        snapshot = vault.open_repository(self._context.config).read(suspended.snapshot)
+        snapshot = self._context.repository().read(suspended.snapshot)
         state.restore_snapshot(self._context, snapshot)
 
 

@@ -85,6 +85,7 @@ def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> i
 
         return bring_back(context, old.spec.name, at=None, detach=bool(options["detach"]), keys=keys)
     spec = _spec(context, command, options)
+    _settle_passphrase(context)
     runs.create(context.config, spec)
     foreground = not options["detach"]
     try:
@@ -98,6 +99,16 @@ def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> i
         report_started(context, spec)
         return 0
     return attach(context, spec.id, keys=keys, from_start=True)
+
+
+def _settle_passphrase(context: Context) -> None:
+    """Ask for the passphrase while somebody is there: the run's supervisor has no terminal when it saves the run."""
+    if context.ask_passphrase is None:
+        return
+    from criu_agent.ops import passphrase
+
+    if passphrase.is_needed(context.config):
+        context.repository()
 
 
 def report_started(context: Context, spec: RunSpec, **more: object) -> None:
@@ -144,7 +155,7 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         stdin_open=bool(options["interactive"]) or not options["detach"],
         through=(workdir, *through),
         labels=pairs(_texts(options["label"])),
-        repository=context.config.repository,
+        **runs.repository_of(context.config),
         remove_on_exit=bool(options["remove"]),
         every=duration("--every", options["every"]),
         on_idle=duration("--on-idle", options["on_idle"]),

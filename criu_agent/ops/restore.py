@@ -86,8 +86,7 @@ def catch_up(config: Config, state: RunState, snapshot_id: str) -> RunState:
     if state.suspended_at == snapshot_id and not state.moved_to:
         return state
     repository = vault.open_repository(config)
-    run_id = repository.read(snapshot_id).manifest.run_id
-    line = [one for one in repository.snapshots().snapshots if one.manifest.run_id == run_id]
+    line = repository.snapshots(repository.read(snapshot_id).manifest.run_id).snapshots
     newest = max(line, key=lambda one: one.manifest.sequence, default=None)
     if newest is None or newest.manifest.sequence <= state.sequence:
         return state
@@ -115,7 +114,7 @@ def _spec(config: Config, manifest: Manifest) -> RunSpec:
         stdin_open=saved["stdin_open"],
         through=tuple(saved["through"]),
         labels=manifest.labels,
-        repository=config.repository,
+        **runs.repository_of(config),
         created=saved["started"],
         **automatic.settings(saved),
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from criu_agent.errors import Corrupt
 from criu_agent.model import Snapshot
-from criu_agent.repo.heads import Head
+from criu_agent.repo.heads import RENEW_HINT, Head
 from criu_agent.store.base import Store
 
 PREFIX = "snapshots/"
@@ -42,8 +42,14 @@ def names(store: Store, run_id: str = "") -> list[Name]:
 
 def committed(found: Sequence[Name], run_id: str, head: Head) -> list[Name]:
     """Those that `head`, the head of their run, has come to. Corrupt if it does not fit them."""
-    if any(name.sequence > head.sequence + 1 for name in found):
-        raise Corrupt(f"the head of run {run_id} is missing, or older than its snapshots")
+    left = uncommitted(found, run_id, head)
     if head.snapshot and not any(name.snapshot == head.snapshot for name in found):
-        raise Corrupt(f"snapshot {head.snapshot}, the newest of run {run_id}, is missing")
-    return [name for name in found if name.sequence <= head.sequence]
+        raise Corrupt(f"snapshot {head.snapshot}, the newest of run {run_id}, is missing", hint=RENEW_HINT)
+    return [name for name in found if name not in left]
+
+
+def uncommitted(found: Sequence[Name], run_id: str, head: Head) -> list[Name]:
+    """Those whose writer died before. Corrupt if there are more than one writer can leave: the head is lost."""
+    if any(name.sequence > head.sequence + 1 for name in found):
+        raise Corrupt(f"the head of run {run_id} is missing, or older than its snapshots", hint=RENEW_HINT)
+    return [name for name in found if name.sequence > head.sequence]

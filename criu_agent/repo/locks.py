@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from criu_agent import log
-from criu_agent.errors import Failure, NotFound
+from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.repo.fields import Fields
 from criu_agent.repo.registers import Register, Registers
 
+_PREFIX = "locks/"
 _FREE: dict[str, Any] = {"holder": None}
 
 
@@ -49,10 +50,14 @@ Lives = Callable[[Holder], bool]  # False only for a holder that is known to hav
 
 @contextmanager
 def held(registers: Registers, run_id: str, holder: Holder, *, lives: Lives) -> Iterator[None]:
-    """Hold the run's lock. Failure, naming the holder, while somebody else does."""
-    name = f"locks/{run_id}"
-    old = registers.read(name)
-    other = _holder(old)
+    """Hold the run's lock. Failure, naming the holder, while somebody else does; Corrupt if it cannot be read."""
+    name = f"{_PREFIX}{run_id}"
+    try:
+        old = registers.read(name)
+        other = _holder(old)
+    except Corrupt as error:
+        error.hint = f"if no other host is at work on that run: criu-agent unlock {run_id}"
+        raise
     if other is not None and not other.is_same(holder) and lives(other):
         raise _taken(run_id, other)
     if other is not None:
@@ -75,24 +80,32 @@ def _release(registers: Registers, mine: Register) -> None:
         log.warning("%s could not be given back: %s", mine.name, error)
 
 
-def holders(registers: Registers) -> dict[str, Holder]:
-    """Who holds which run's lock."""
-    found: dict[str, Holder] = {}
-    for name in registers.names("locks/"):
-        holder = _holder(registers.read(name))
-        if holder is not None:
-            found[name.removeprefix("locks/")] = holder
+def holders(registers: Registers) -> dict[str, Holder | None]:
+    """Who holds which run's lock; None for a lock that is damaged, so that nobody knows."""
+    found: dict[str, Holder | None] = {}
+    for name in registers.names(_PREFIX):
+        run_id = name.removeprefix(_PREFIX)
+        try:
+            if holder := _holder(registers.read(name)):
+                found[run_id] = holder
+        except Corrupt:
+            found[run_id] = None
     return found
 
 
-def break_lock(registers: Registers, run_id: str) -> Holder:
-    """Take the lock away from whoever holds it. NotFound if nobody does."""
-    name = f"locks/{run_id}"
-    old = registers.read(name)
-    holder = _holder(old)
-    if holder is None:
-        raise NotFound(f"run {run_id} is not locked", hint="there is nothing to unlock")
-    if registers.change(name, old, _FREE) is None:
+def break_lock(registers: Registers, run_id: str) -> Holder | None:
+    """Take the lock away from whoever holds it; None if it was damaged. NotFound if nobody does."""
+    name = f"{_PREFIX}{run_id}"
+    try:
+        old = registers.read(name)
+        holder = _holder(old)
+    except Corrupt:
+        holder, changed = None, registers.overwrite(name, _FREE)
+    else:
+        if holder is None:
+            raise NotFound(f"run {run_id} is not locked", hint="there is nothing to unlock")
+        changed = registers.change(name, old, _FREE)
+    if changed is None:
         raise Failure(f"the lock of run {run_id} changed at this very moment", hint="look again, and try again")
     return holder
 

@@ -49,5 +49,13 @@ class Registers:
             return None
         return Register(name=name, data=data, document=new)
 
+    def overwrite(self, name: str, document: Mapping[str, Any]) -> Register | None:
+        """Put `document` into the place of whatever is there, readable or not. None if that changed just now."""
+        try:
+            old = Register(name=name, data=self._store.get(name, REGISTER_LIMIT + 1), document={})
+        except NotFound:
+            old = None
+        return self.change(name, old, document)
+
     def names(self, prefix: str) -> list[str]:
         return list(self._store.list(prefix))

@@ -1,6 +1,6 @@
 """Snapshots in a store. The manifest and then the head are written last: they are the snapshot (docs/format.md)."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -60,6 +60,7 @@ class Repository:
         self.registers = Registers(store, secret, revoked=revoked)
         self.heads = Heads(self.registers, floor, older=older)
         self._revoked = revoked
+        self._older = older
         self._exported = exported
 
     @property
@@ -67,8 +68,13 @@ class Repository:
         return self.header.id
 
     def read(self, snapshot_id: str) -> Snapshot:
-        """The snapshot of that whole id. NotFound, Corrupt, or HostCannot for a version that is not ours."""
-        for name in self._committed(""):
+        """The snapshot of that whole id, whatever is wrong with other runs.
+
+        NotFound, Corrupt, or HostCannot for a version that is not ours.
+        """
+        runs = {name.run for name in catalogue.names(self.store) if name.snapshot == snapshot_id}
+        # Where no run has it, a head may say that it is missing.
+        for name in [name for run in runs or {""} for name in self._committed(run)]:
             if name.snapshot == snapshot_id:
                 return self._read(name)
         raise NotFound(f"there is no snapshot {snapshot_id}", hint="`criu-agent snapshots` lists them")
@@ -102,12 +108,16 @@ class Repository:
         if specs.is_prefix(spec) and not specs.names_run(spec, listing.snapshots):
             names = [name for name in catalogue.names(self.store) if name.snapshot.startswith(spec)]
             if len(names) == 1:
-                return self._read(names[0])
+                return self.read(names[0].snapshot)
         error = listing.unreadable[0]
-        intact = specs.choose(spec, listing.snapshots)
+        try:
+            intact = specs.choose(spec, listing.snapshots)
+        except NotFound:
+            raise error from None  # it may be the one that is meant
+        by_id = f"name the snapshot by its id; the one that can be read is {intact.id[:16]}"
         raise type(error)(
             f"{error.message}, and it may be newer than what {spec} would be without it",
-            hint=f"name the snapshot by its id; the one that can be read is {intact.id[:16]}",
+            hint=by_id if error.hint in ("", _HINT) else error.hint,
         )
 
     def contents(self, snapshot: Snapshot) -> Contents:
@@ -160,7 +170,7 @@ class Repository:
     def _committed(self, run_id: str, on_error: Callable[[Corrupt], None] | None = None) -> list[Name]:
         """The names of the snapshots that were committed. An error of one run does not hide the others.
 
-        Without on_error it is raised.
+        Without on_error it is raised. Where the user allows an older state, a head that is lost is made anew.
         """
         names = catalogue.names(self.store, run_id)
         if self._exported:
@@ -171,11 +181,18 @@ class Repository:
             try:
                 found += catalogue.committed(mine, run, self.heads.read(run))
             except Corrupt as error:
-                if on_error is None:
+                if self._older:
+                    self._renew_head(run, mine)
+                elif on_error is None:
                     raise
-                on_error(error)
+                else:
+                    on_error(error)
                 found += mine
         return found
+
+    def _renew_head(self, run_id: str, names: Sequence[Name]) -> None:
+        newest = max(names, key=lambda name: name.sequence, default=None)
+        self.heads.renew(run_id, to=newest.snapshot if newest else "", sequence=newest.sequence if newest else 0)
 
     def _read_or_say(self, name: Name) -> Snapshot | Unreadable | None:
         try:
@@ -196,10 +213,19 @@ class Repository:
         except Corrupt as error:
             error.hint = error.hint or _HINT
             raise
-        register = self.registers.read(f"{TAGS}{name.run}/{name.snapshot}")
-        tags = found.tags if register is None else Fields(register.document, "tags").texts("tags")
+        tags = self._tags(f"{TAGS}{name.run}/{name.snapshot}")
+        tags = found.tags if tags is None else tags
         generation = envelope.generation_of(data)
         return Snapshot(id=name.snapshot, manifest=found, tags=tags, body=body, generation=generation)
+
+    def _tags(self, name: str) -> tuple[str, ...] | None:
+        """None where they were never changed."""
+        try:
+            register = self.registers.read(name)
+            return None if register is None else Fields(register.document, f"the register {name}").texts("tags")
+        except Corrupt as error:
+            error.hint = f"if they are lost, delete {name} in the store: the snapshot has its first tags then"
+            raise
 
 
 class _Packs:

@@ -71,7 +71,7 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
     run = runs.by_id(settings, options.run)
     if run is None:
         raise Failure(f"there is no run directory for {options.run}")
-    for fd in (options.ready, options.confirm):
+    for fd in (options.ready, options.confirm, *settings.descriptors):
         if fd is not None:
             os.set_inheritable(fd, False)
     runs.hold_lock(run.directory)
@@ -127,7 +127,7 @@ class _Keeper:
             updated=runs.now(),
         )
         # Where it was restored from is where its next snapshots go.
-        spec = dataclasses.replace(run.spec, repository=settings.repository)
+        spec = dataclasses.replace(run.spec, **runs.repository_of(settings))
         self.run = dataclasses.replace(run, spec=spec, state=self.state)
 
     def begins(self) -> None:

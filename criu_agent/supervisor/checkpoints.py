@@ -15,7 +15,7 @@ from criu_agent.control import Message
 from criu_agent.criu.dump import Cancel
 from criu_agent.errors import Failure, Interrupted
 from criu_agent.linux import proc
-from criu_agent.ops import automatic, checkpoint
+from criu_agent.ops import automatic, checkpoint, passphrase
 from criu_agent.ops.checkpoint import Summary
 from criu_agent.ops.save import Request, Terminal
 from criu_agent.supervisor.clients import Client
@@ -75,7 +75,9 @@ class Checkpoints:
         self._waiting: Order | None = None
 
     def ask(self, client: Client, message: Message) -> None:
-        """The verb `checkpoint` of a client."""
+        """The verb `checkpoint` of a client, who may know the passphrase that we lack."""
+        if words := message.get("passphrase"):
+            self._run.live.config = passphrase.hold(self._run.live.config, str(words).encode())
         self.order(
             Order(
                 asker=_ForClient(self._run, client),

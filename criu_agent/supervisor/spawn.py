@@ -33,7 +33,7 @@ def bring_up(
     reader, writer = os.pipe2(os.O_CLOEXEC)
     argv = [sys.executable, "-P", "-m", "criu_agent.supervisor", run_id, "--ready", str(writer)]
     argv += ["--starter", str(os.getpid()), *options]
-    pass_fds = [writer]
+    pass_fds = [writer, *config.descriptors]
     if confirm is not None:
         argv += ["--confirm", str(confirm.fd)]
         pass_fds.append(confirm.fd)

@@ -1,4 +1,4 @@
-"""restic and borg, as one would use them for CRIU's image directories: encrypted, quick to compress, else defaults."""
+"""restic and borg, as one would use them for CRIU's image directories: encrypted, with the quickest compression."""
 
 import os
 from pathlib import Path

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 
-from criu_agent import config, log, runs
+from criu_agent import config, control, log, runs
 from criu_agent.config import Config
 from criu_agent.errors import Failure, Interrupted
 from criu_agent.linux import nft, proc

@@ -63,6 +63,10 @@ class Outcome:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def json_lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
 
 class Agent:
     """criu-agent with a state directory, a runtime directory and a repository of its own."""

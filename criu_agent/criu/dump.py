@@ -8,6 +8,7 @@ with Dump(...) as dump:       # frozen here: everything is dumped
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -18,10 +19,12 @@ from criu_agent.criu import command, explain, messages_pb2
 from criu_agent.criu.images import ImageDir
 from criu_agent.criu.stages import Stages
 from criu_agent.errors import Failure, HostCannot, Interrupted, Timeout
-from criu_agent.linux import process
+from criu_agent.linux import nft, proc, process
 
 _LOG_FILE = "criu-dump.log"
 _TICK = 0.02  # seconds between two looks at CRIU and at the caller's wish to stop
+_LOOK = 0.5  # seconds between two looks at the tree while CRIU finishes
+_DYING = 3.0  # seconds that CRIU has to notice that the tree is dying
 _RUN_ID = re.compile(r"^\S*\s*CRIU run id = (\S+)$", re.MULTILINE)
 _TABLE_NAME = 26  # characters of it that CRIU uses: its buffer has 32 bytes, and begins with "inet "
 
@@ -62,6 +65,7 @@ class Dump:
         cancel: Cancel,
     ) -> None:
         self._pid = pid
+        self._dying_since = 0.0  # on the monotonic clock; 0 while the tree is not dying
         self._images = images
         self._work = work
         self._log = work / _LOG_FILE
@@ -102,7 +106,7 @@ class Dump:
         deadline = time.monotonic() + self._limit
         reason: Failure | None = None
         while not self._stages.asked(_TICK):
-            if self._criu.poll() is not None:
+            if self._has_ended():
                 raise reason or self._failure()
             if reason is not None:
                 continue
@@ -120,7 +124,7 @@ class Dump:
         """Let CRIU finish: the tree runs on, or stays stopped, as asked for at the start. CRIU's own figures."""
         self._decided = True
         self._stages.answer("go")
-        if self._criu.wait() != 0:
+        if self._wait() != 0:
             raise self._failure()
         try:
             # An image is two u32 of magic, then u32 lengths and messages.
@@ -136,8 +140,36 @@ class Dump:
     def _answer_no(self) -> None:
         self._decided = True
         self._stages.answer("no")
-        self._criu.wait()
+        self._wait()
         log.info("the dump was undone")
+
+    def _wait(self) -> int:
+        """CRIU's exit status, when it has ended."""
+        while not self._has_ended():
+            with suppress(process.TimeoutExpired):
+                self._criu.wait(timeout=_LOOK)
+        return self._criu.wait()
+
+    def _has_ended(self) -> bool:
+        """Whether CRIU has ended. One that waits for a tree that dies is killed.
+
+        PID 1 of a box that dies waits for all that was in there, what CRIU traces as well, whose status only CRIU can
+        take; and CRIU waits for PID 1. Seen when a run was killed just as it was seized. That a dump is never killed
+        is for the agent's sake, and there is none any more.
+        """
+        if self._criu.poll() is not None:
+            return True
+        if not proc.is_ending(self._pid):
+            return False
+        self._dying_since = self._dying_since or time.monotonic()
+        if time.monotonic() - self._dying_since < _DYING:
+            return False
+        log.warning("CRIU waits for a tree that is dying, and is killed")
+        self._criu.kill()
+        self._criu.wait()
+        for table in nft.criu_tables() & self.table_names():
+            nft.delete_table(table)
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 
 from criu_agent import runs
 from criu_agent.config import Config
-from criu_agent.errors import Corrupt, HostCannot, Usage
+from criu_agent.errors import Corrupt, HostCannot, NotFound, Usage
 from criu_agent.model import Snapshot
 from criu_agent.ops import vault
 from criu_agent.repo import locks, policy, prune
+from criu_agent.repo.heads import Range
 from criu_agent.repo.locks import Holder
 from criu_agent.repo.policy import Kept, Policy
 from criu_agent.repo.prune import Garbage
@@ -60,6 +61,19 @@ def remove(repository: Repository, doomed: Sequence[Snapshot]) -> None:
             repository.remove(mine, keep=repository.snapshots(run_id).snapshots)
 
 
+def give_up(repository: Repository, wanted: Sequence[str]) -> Iterator[tuple[str, tuple[Range, ...]]]:
+    """Forget what is missing or cannot be read of these runs (names or ids), or of all: the numbers, run by run."""
+    found = {one.manifest.run_id: one.manifest.run_name for one in repository.snapshots().snapshots}
+    known = prune.runs(repository)
+    for one in wanted:
+        if one not in known and one not in found.values():
+            raise NotFound(f"there is no run {one} in this repository", hint="`criu-agent check` names what is lost")
+    for run_id in known:
+        if not wanted or run_id in wanted or found.get(run_id) in wanted:
+            with vault.locked(repository, run_id, "forget"):
+                yield run_id, repository.give_up(run_id)
+
+
 def sweep(repository: Repository, *, dry_run: bool) -> Iterator[Pruned]:
     """Delete what no snapshot needs, run by run. A run with a manifest that cannot be read is left alone."""
     for run_id in prune.runs(repository):
@@ -85,13 +99,13 @@ def retag(
     ]
 
 
-def unlock(repository: Repository, run_id: str | None, *, everything: bool) -> list[tuple[str, Holder]]:
+def unlock(repository: Repository, run_id: str | None, *, everything: bool) -> list[tuple[str, Holder | None]]:
     """Take locks away: of that run, or of all whose holders are known to be dead. everything: of the living, too."""
     from criu_agent.ops import host
 
-    holders = locks.holders(repository.registers)
     if run_id is not None:
         return [(run_id, locks.break_lock(repository.registers, run_id))]
+    holders = locks.holders(repository.registers)
     doomed = [run for run, holder in holders.items() if everything or not host.lives(holder)]
     return [(run, locks.break_lock(repository.registers, run)) for run in doomed]
 

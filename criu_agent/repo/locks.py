@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from criu_agent import log
-from criu_agent.errors import Failure, NotFound
+from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.repo.fields import Fields
 from criu_agent.repo.registers import Register, Registers
 
@@ -47,15 +47,14 @@ Lives = Callable[[Holder], bool]  # False only for a holder that is known to hav
 def held(registers: Registers, run_id: str, holder: Holder, *, lives: Lives) -> Iterator[None]:
     """Hold the run's lock. Failure, naming the holder, while somebody else does."""
     name = f"locks/{run_id}"
-    old = registers.read(name)
-    other = _holder(old)
+    old, other = _read(registers, run_id)
     if other is not None and lives(other):
         raise _taken(run_id, other)
     if other is not None:
         log.info("the lock of run %s was left by pid %d (%s), which has ended", run_id, other.pid, other.what)
     mine = registers.change(name, old, {"holder": holder.to_json()})
     if mine is None:
-        raise _taken(run_id, _holder(registers.read(name)))
+        raise _taken(run_id, _read(registers, run_id)[1])
     try:
         yield
     finally:
@@ -64,25 +63,33 @@ def held(registers: Registers, run_id: str, holder: Holder, *, lives: Lives) -> 
 
 
 def holders(registers: Registers) -> dict[str, Holder]:
-    """Who holds which run's lock."""
-    found: dict[str, Holder] = {}
-    for name in registers.names("locks/"):
-        holder = _holder(registers.read(name))
-        if holder is not None:
-            found[name.removeprefix("locks/")] = holder
-    return found
+    """Who holds which run's lock. Corrupt for one that is damaged."""
+    names = [name.removeprefix("locks/") for name in registers.names("locks/")]
+    found = {run_id: _read(registers, run_id)[1] for run_id in names}
+    return {run_id: holder for run_id, holder in found.items() if holder is not None}
 
 
-def break_lock(registers: Registers, run_id: str) -> Holder:
-    """Take the lock away from whoever holds it. NotFound if nobody does."""
+def break_lock(registers: Registers, run_id: str) -> Holder | None:
+    """Take the lock away from whoever holds it; None if it is damaged, so nobody knows. NotFound if nobody does."""
     name = f"locks/{run_id}"
-    old = registers.read(name)
-    holder = _holder(old)
-    if holder is None:
-        raise NotFound(f"run {run_id} is not locked", hint="there is nothing to unlock")
+    try:
+        old, holder = _read(registers, run_id)
+        if holder is None:
+            raise NotFound(f"run {run_id} is not locked", hint="there is nothing to unlock")
+    except Corrupt:
+        old, holder = registers.unread(name), None
     if registers.change(name, old, _FREE) is None:
         raise Failure(f"the lock of run {run_id} changed at this very moment", hint="look again, and try again")
     return holder
+
+
+def _read(registers: Registers, run_id: str) -> tuple[Register | None, Holder | None]:
+    try:
+        register = registers.read(f"locks/{run_id}")
+        return register, _holder(register)
+    except Corrupt as error:
+        error.hint = f"if nobody is at work on that run: criu-agent unlock {run_id}"
+        raise
 
 
 def _holder(register: Register | None) -> Holder | None:

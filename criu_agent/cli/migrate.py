@@ -56,10 +56,10 @@ def migrate_verb(context: Context, /, run: str, where: str, shared_path: bool, *
     context.use_repository_of(found.spec)
     repository = _repository(context.config, shared=shared_path)
     context.repository()  # else it could be suspended, but not resumed here when the other host fails
+    endpoint = () if context.config.local_repository else ("--endpoint-url", context.config.endpoint_url)
+    store = ("--repo", repository, *(endpoint if context.config.endpoint_url else ()))
     with _Stop.armed() as stop:
-        there = remote.There(
-            to=ssh.destination(where, program=program, **options), store=("--repo", repository), check=stop.check
-        )
+        there = remote.There(to=ssh.destination(where, program=program, **options), store=store, check=stop.check)
         tell = _teller(context, found.spec.name, there.name)
         moved = ops.migrate(context.config, _Here(context, found, stop), there, tell=tell)
     _report(context, moved)

@@ -37,6 +37,7 @@ def _chosen(repository: Any, wanted: tuple[str, ...]) -> list[Snapshot]:  # noqa
 @click.option("--keep-weekly", type=click.IntRange(min=1), metavar="N", help="Keep the newest of each of N weeks")
 @click.option("--keep-within", metavar="TIME", help="Keep what is not older than that before the newest: 2h, 7d")
 @click.option("--keep-tag", multiple=True, metavar="TAG[,TAG]", help="Keep what has all of these tags")
+@click.option("--lost", is_flag=True, help="Give up what is missing or cannot be read, of all runs or of the RUNs")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would be done, and do nothing")
 @click.option("--prune", "and_prune", is_flag=True, help="Run prune afterwards")
 @click.pass_obj
@@ -44,6 +45,7 @@ def forget_verb(
     context: Context,
     /,
     wanted: tuple[str, ...],
+    lost: bool,
     dry_run: bool,
     and_prune: bool,
     **rules: Any,  # noqa: ANN401
@@ -53,12 +55,20 @@ def forget_verb(
     With SNAP, these snapshots. With --keep rules, those of all runs, or of the RUNs that are named, that no rule
     keeps. Never the newest of a run that lives, nor the one that a run is suspended at.
 
+    With --lost, snapshots whose manifest is missing or damaged, for good: while they are missed, the others can be
+    named by their ids only, and nothing of their run is pruned.
+
     Exit codes: 0 done, 10 no such snapshot, 14 a snapshot cannot be read.
     """
     from criu_agent.ops import housekeeping
 
     policy = _policy(rules)
+    if lost and (policy is not None or dry_run):
+        raise Usage("--lost goes with no rule and no --dry-run", hint="criu-agent check shows what is lost")
     repository = context.repository(*wanted)
+    if lost:
+        _give_up(context, repository, wanted)
+        return
     listing = repository.snapshots()
     if policy is not None and listing.unreadable:
         raise listing.unreadable[0]
@@ -83,6 +93,16 @@ def forget_verb(
             show.result(f"{'would forget' if dry_run else 'forgot'}  {_named(snapshot)}")
     if and_prune and not dry_run:
         _prune(context, repository, dry_run=False)
+
+
+def _give_up(context: Context, repository: Any, wanted: tuple[str, ...]) -> None:  # noqa: ANN401
+    from criu_agent.ops import housekeeping
+
+    for run_id, numbers in housekeeping.give_up(repository, wanted):
+        if context.options.json:
+            show.message("summary", run=run_id, lost=[list(one) for one in numbers])
+        for first, last in numbers if not context.options.json else ():
+            show.result(f"gave up  snapshot {first if first == last else f'{first} to {last}'} of run {run_id}")
 
 
 def _policy(rules: dict[str, Any]) -> Any:  # noqa: ANN401
@@ -178,7 +198,8 @@ def check_verb(context: Context, /, read_data: bool, read_data_subset: str | Non
     if bad:
         raise Corrupt(
             f"{len(bad)} objects are missing or damaged",
-            hint="bring them back from a copy, or `criu-agent forget` the snapshots that are named",
+            hint="bring them back from a copy, or give them up: `criu-agent forget` the snapshots that are named, "
+            "`criu-agent forget --lost` those that cannot be read",
         )
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 
 from criu_agent.criu import messages_pb2
-from criu_agent.criu.terminals import messages
+from criu_agent.criu.image_file import messages
 from criu_agent.errors import Failure
 from criu_agent.model import PageRun
 

@@ -12,18 +12,16 @@ cannot be restored at all. OpenCode has two. So an even number is made odd by on
 refers to: CRIU uses it for this one purpose.
 """
 
-import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from criu_agent import log
 from criu_agent.criu import messages_pb2
+from criu_agent.criu.image_file import append, messages, rewrite
 from criu_agent.linux import proc
 
 _TTY = 11  # fd_types.TTY
 _SLAVE_MAJORS = range(136, 144)  # Unix98 pty slaves (Documentation/admin-guide/devices.txt)
-_HEADER = 8  # an image begins with two u32 of magic; then u32 length and message, again and again
 
 
 def name_sessions(images: Path, root_pid: int) -> int:
@@ -61,7 +59,7 @@ def give_back_controlling_terminals(images: Path) -> int:
         extra = messages_pb2.File()
         extra.CopyFrom(next(file for file in opened if file.tty.tty_info_id == number))
         extra.id = extra.tty.id = next_id + mended
-        _append(images / "files.img", extra.SerializeToString())
+        append(images / "files.img", extra.SerializeToString())
         log.debug("the terminal of session %d has %d open files: one was added", infos[number].sid, count)
         mended += 1
     return mended
@@ -69,28 +67,3 @@ def give_back_controlling_terminals(images: Path) -> int:
 
 def _is_slave(info: messages_pb2.TtyInfo) -> bool:
     return (info.rdev >> 8) & 0xFFF in _SLAVE_MAJORS  # new_encode_dev() of the kernel
-
-
-def messages(path: Path) -> Iterator[bytes]:
-    """The messages of an image."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    at = _HEADER
-    while at < len(data):
-        (length,) = struct.unpack_from("<I", data, at)
-        yield data[at + 4 : at + 4 + length]
-        at += 4 + length
-
-
-def rewrite(path: Path, messages: Iterable[bytes]) -> None:
-    """Replace all messages of an image."""
-    with open(path, "r+b") as file:
-        file.truncate(_HEADER)
-    for message in messages:
-        _append(path, message)
-
-
-def _append(path: Path, message: bytes) -> None:
-    with open(path, "ab") as file:
-        file.write(struct.pack("<I", len(message)) + message)

@@ -44,6 +44,8 @@ def thin_out(live: Live, *, newest: str, cancel: Cancel) -> int:
         if dropped and policy.newest(found, live.spec.id) != newest:
             log.warning("snapshot %s is not the newest of this run in the repository: no older are deleted", newest)
             return 0
+        if not dropped:
+            return 0
         cancel.check()
         repository.remove(dropped, keep=found)
         prune.sweep(repository, prune.garbage(repository, live.spec.id))

@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 
 from criu_agent import runs
 from criu_agent.config import Config
-from criu_agent.errors import Corrupt, HostCannot, Usage
+from criu_agent.errors import Corrupt, HostCannot, NotFound, Usage
 from criu_agent.model import Snapshot
 from criu_agent.ops import vault
 from criu_agent.repo import locks, policy, prune
+from criu_agent.repo.heads import Range
 from criu_agent.repo.locks import Holder
 from criu_agent.repo.policy import Kept, Policy
 from criu_agent.repo.prune import Garbage
@@ -58,6 +59,19 @@ def remove(repository: Repository, doomed: Sequence[Snapshot]) -> None:
         with vault.locked(repository, run_id, "forget"):
             mine = [one for one in doomed if one.manifest.run_id == run_id]
             repository.remove(mine, keep=repository.snapshots(run_id).snapshots)
+
+
+def give_up(repository: Repository, wanted: Sequence[str]) -> Iterator[tuple[str, tuple[Range, ...]]]:
+    """Forget what is missing or cannot be read of these runs (names or ids), or of all: the numbers, run by run."""
+    found = {one.manifest.run_id: one.manifest.run_name for one in repository.snapshots().snapshots}
+    known = prune.runs(repository)
+    for one in wanted:
+        if one not in known and one not in found.values():
+            raise NotFound(f"there is no run {one} in this repository", hint="`criu-agent check` names what is lost")
+    for run_id in known:
+        if not wanted or run_id in wanted or found.get(run_id) in wanted:
+            with vault.locked(repository, run_id, "forget"):
+                yield run_id, repository.give_up(run_id)
 
 
 def sweep(repository: Repository, *, dry_run: bool) -> Iterator[Pruned]:

@@ -52,19 +52,14 @@ Lives = Callable[[Holder], bool]  # False only for a holder that is known to hav
 def held(registers: Registers, run_id: str, holder: Holder, *, lives: Lives) -> Iterator[None]:
     """Hold the run's lock. Failure, naming the holder, while somebody else does; Corrupt if it cannot be read."""
     name = f"{_PREFIX}{run_id}"
-    try:
-        old = registers.read(name)
-        other = _holder(old)
-    except Corrupt as error:
-        error.hint = f"if no other host is at work on that run: criu-agent unlock {run_id}"
-        raise
+    old, other = _read(registers, run_id)
     if other is not None and not other.is_same(holder) and lives(other):
         raise _taken(run_id, other)
     if other is not None:
         log.info("the lock of run %s was left by pid %d (%s)", run_id, other.pid, other.what)
     mine = registers.change(name, old, {"holder": holder.to_json()})
     if mine is None:
-        raise _taken(run_id, _holder(registers.read(name)))
+        raise _taken(run_id, _read(registers, run_id)[1])
     try:
         yield
     finally:
@@ -86,7 +81,7 @@ def holders(registers: Registers) -> dict[str, Holder | None]:
     for name in registers.names(_PREFIX):
         run_id = name.removeprefix(_PREFIX)
         try:
-            if holder := _holder(registers.read(name)):
+            if holder := _read(registers, run_id)[1]:
                 found[run_id] = holder
         except Corrupt:
             found[run_id] = None
@@ -97,17 +92,23 @@ def break_lock(registers: Registers, run_id: str) -> Holder | None:
     """Take the lock away from whoever holds it; None if it was damaged. NotFound if nobody does."""
     name = f"{_PREFIX}{run_id}"
     try:
-        old = registers.read(name)
-        holder = _holder(old)
-    except Corrupt:
-        holder, changed = None, registers.overwrite(name, _FREE)
-    else:
+        old, holder = _read(registers, run_id)
         if holder is None:
             raise NotFound(f"run {run_id} is not locked", hint="there is nothing to unlock")
-        changed = registers.change(name, old, _FREE)
-    if changed is None:
+    except Corrupt:
+        old, holder = registers.unread(name), None
+    if registers.change(name, old, _FREE) is None:
         raise Failure(f"the lock of run {run_id} changed at this very moment", hint="look again, and try again")
     return holder
+
+
+def _read(registers: Registers, run_id: str) -> tuple[Register | None, Holder | None]:
+    try:
+        register = registers.read(f"locks/{run_id}")
+        return register, _holder(register)
+    except Corrupt as error:
+        error.hint = f"if nobody is at work on that run: criu-agent unlock {run_id}"
+        raise
 
 
 def _holder(register: Register | None) -> Holder | None:

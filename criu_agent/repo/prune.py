@@ -4,14 +4,17 @@ from dataclasses import dataclass
 
 from criu_agent.errors import Corrupt, HostCannot
 from criu_agent.repo import catalogue, packs
-from criu_agent.repo.repository import Repository, used_packs
+from criu_agent.repo.repository import TAGS, Repository, used_packs
 
 RUNS = (packs.PREFIX, catalogue.PREFIX, "heads/")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Garbage:
-    """Objects of a run that can be deleted, with their sizes: manifests that were never committed, unused packs."""
+    """Objects of a run that can be deleted, with their sizes.
+
+    manifests: of snapshots that were deleted or never committed, and their tags.
+    """
 
     manifests: dict[str, int]
     packs: dict[str, int]
@@ -35,9 +38,10 @@ def garbage(repository: Repository, run_id: str) -> Garbage:
         raise _undecided(run_id, error)
     needed = used_packs(repository.contents(one) for one in listing.snapshots)
     committed = {catalogue.name_of(one).object for one in listing.snapshots}
+    committed |= {f"{TAGS}{run_id}/{one.id}" for one in listing.snapshots}
     sizes = repository.store.list(packs.prefix(run_id))
     used = {packs.prefix(run_id) + pack for pack in needed}
-    manifests = repository.store.list(f"{catalogue.PREFIX}{run_id}/")
+    manifests = repository.store.list(f"{catalogue.PREFIX}{run_id}/") | repository.store.list(f"{TAGS}{run_id}/")
     return Garbage(
         manifests={name: size for name, size in manifests.items() if name not in committed},
         packs={name: size for name, size in sizes.items() if name not in used},
@@ -54,5 +58,5 @@ def sweep(repository: Repository, found: Garbage) -> None:
 def _undecided(run_id: str, error: Corrupt | HostCannot) -> Corrupt | HostCannot:
     return type(error)(
         f"nothing of run {run_id} is pruned: {error.message}",
-        hint="see `criu-agent check`; `criu-agent forget` that snapshot if it is lost",
+        hint=f"see `criu-agent check`; if it is lost for good: criu-agent forget --lost {run_id}",
     )

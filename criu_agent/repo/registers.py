@@ -38,6 +38,17 @@ class Registers:
         document = envelope.open_register(self._secret, name, data, revoked=self._revoked)
         return Register(name=name, data=data, document=document)
 
+    def unread(self, name: str) -> Register | None:
+        """What is there, whatever it is, to be replaced; its document is empty. What is no register's size goes."""
+        try:
+            data = self._store.get(name, REGISTER_LIMIT + 1)
+        except NotFound:
+            return None
+        if len(data) > REGISTER_LIMIT:
+            self._store.delete(name)
+            return None
+        return Register(name=name, data=data, document={})
+
     def change(self, name: str, old: Register | None, document: Mapping[str, Any]) -> Register | None:
         """Put `document` into the place of `old` (None: of nothing). None if it is not what is there any more.
 
@@ -48,14 +59,6 @@ class Registers:
         if not self._store.swap(name, old.data if old else None, data):
             return None
         return Register(name=name, data=data, document=new)
-
-    def overwrite(self, name: str, document: Mapping[str, Any]) -> Register | None:
-        """Put `document` into the place of whatever is there, readable or not. None if that changed just now."""
-        try:
-            old = Register(name=name, data=self._store.get(name, REGISTER_LIMIT + 1), document={})
-        except NotFound:
-            old = None
-        return self.change(name, old, document)
 
     def names(self, prefix: str) -> list[str]:
         return list(self._store.list(prefix))

@@ -1,17 +1,17 @@
 """Snapshots in a store. The manifest and then the head are written last: they are the snapshot (docs/format.md)."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
 
 from criu_agent.errors import Corrupt, HostCannot, NotFound
 from criu_agent.model import Contents, Pack, Snapshot, Table
-from criu_agent.repo import catalogue, envelope, manifest, specs
+from criu_agent.repo import catalogue, envelope, heads, manifest, specs
 from criu_agent.repo.catalogue import Name
 from criu_agent.repo.fields import HEX, Fields
 from criu_agent.repo.floor import Floor
 from criu_agent.repo.header import Header
-from criu_agent.repo.heads import Heads
+from criu_agent.repo.heads import Head, Heads, Range
 from criu_agent.repo.opened import Opened, Segments
 from criu_agent.repo.packs import SEGMENT
 from criu_agent.repo.reading import Reader
@@ -68,14 +68,9 @@ class Repository:
         return self.header.id
 
     def read(self, snapshot_id: str) -> Snapshot:
-        """The snapshot of that whole id, whatever is wrong with other runs.
-
-        NotFound, Corrupt, or HostCannot for a version that is not ours.
-        """
-        runs = {name.run for name in catalogue.names(self.store) if name.snapshot == snapshot_id}
-        # Where no run has it, a head may say that it is missing.
-        for name in [name for run in runs or {""} for name in self._committed(run)]:
-            if name.snapshot == snapshot_id:
+        """The snapshot of that whole id. NotFound, Corrupt, or HostCannot for a version that is not ours."""
+        for name in catalogue.names(self.store):
+            if name.snapshot == snapshot_id and self._is_committed(name):
                 return self._read(name)
         raise NotFound(f"there is no snapshot {snapshot_id}", hint="`criu-agent snapshots` lists them")
 
@@ -83,7 +78,8 @@ class Repository:
         """Everything that is there, or of one run; what cannot be read does not hide the others."""
         found: list[Snapshot] = []
         unreadable: list[Unreadable] = []
-        names = self._committed(run_id, unreadable.append)
+        names, errors = self._committed(run_id)
+        unreadable += errors
         with closing(
             in_order(self._read_or_say, (name for name in names), workers=_AT_ONCE, ahead=2 * _AT_ONCE)
         ) as read:
@@ -106,7 +102,7 @@ class Repository:
         if not listing.unreadable:
             return specs.choose(spec, listing.snapshots)
         if specs.is_prefix(spec) and not specs.names_run(spec, listing.snapshots):
-            names = [name for name in catalogue.names(self.store) if name.snapshot.startswith(spec)]
+            names = [name for name in self._committed("")[0] if name.snapshot.startswith(spec)]
             if len(names) == 1:
                 return self.read(names[0].snapshot)
         error = listing.unreadable[0]
@@ -159,40 +155,98 @@ class Repository:
         doomed = list(snapshots)
         ids = {one.id for one in doomed}
         for run_id in {one.manifest.run_id for one in doomed}:
-            if self.heads.read(run_id).snapshot in ids:
+            newest = self.heads.read(run_id).snapshot
+            if newest in ids:
                 left = [one for one in keep if one.manifest.run_id == run_id and one.id not in ids]
                 newest = max(left, key=lambda one: one.manifest.sequence).id if left else ""
-                self.heads.move(run_id, to=newest)
+            gone = [one.manifest.sequence for one in doomed if one.manifest.run_id == run_id]
+            self.heads.move(run_id, to=newest, gone=gone)
         for one in doomed:
-            self.store.delete(catalogue.name_of(one).object)
-            self.store.delete(f"{TAGS}{one.manifest.run_id}/{one.id}")
+            self._delete(catalogue.name_of(one))
 
-    def _committed(self, run_id: str, on_error: Callable[[Corrupt], None] | None = None) -> list[Name]:
-        """The names of the snapshots that were committed. An error of one run does not hide the others.
+    def give_up(self, run_id: str) -> tuple[Range, ...]:
+        """Forget what of a run is missing or cannot be read, its tags too: the numbers. The caller holds its lock.
 
-        Without on_error it is raised. Where the user allows an older state, a head that is lost is made anew.
+        Where its head cannot be read, or is not of these snapshots, all that can be read are its snapshots from now
+        on. HostCannot for what another version of ours could read.
         """
         names = catalogue.names(self.store, run_id)
+        head, rebuilt = self._head_or_none(run_id), False
+        newest = max((name.sequence for name in names), default=0)
+        if head is None or newest > head.sequence + 1:
+            head, rebuilt = replace(head or heads.NONE, sequence=newest), True
+        there = [one for one in names if one.sequence <= head.sequence and not head.is_gone(one.sequence)]
+        found = [snapshot for snapshot in map(self._read_if_intact, there) if snapshot]
+        intact = self._one_of_each_number(found)
+        lost = catalogue.missing(intact, head)
+        if lost or rebuilt:
+            to = intact[-1].snapshot if intact else ""
+            self.heads.renew(run_id, replace(head, snapshot=to, gone=heads.joined([*head.gone, *lost])))
+        for one in there:
+            if one not in intact:
+                self._delete(one)
+        for snapshot in found:
+            self._give_up_tags(snapshot)
+        return lost
+
+    def _give_up_tags(self, snapshot: Snapshot) -> None:
+        try:
+            self._tags(snapshot)
+        except Corrupt:
+            self.store.delete(f"{TAGS}{snapshot.manifest.run_id}/{snapshot.id}")
+
+    def _one_of_each_number(self, found: list[Snapshot]) -> list[Name]:
+        """Of two with one number that which another one comes from, or the later one: then the writer of the first
+        one died before it was committed."""
+        parents = {one.manifest.parent for one in found}
+        found.sort(key=lambda one: (one.manifest.sequence, one.id in parents, one.manifest.created))
+        return list({one.manifest.sequence: catalogue.name_of(one) for one in found}.values())
+
+    def _head_or_none(self, run_id: str) -> Head | None:
+        """None if it cannot be read, or there is none."""
+        try:
+            head = self.heads.read(run_id)
+        except Corrupt:
+            return None
+        return head if head.revision else None
+
+    def _read_if_intact(self, name: Name) -> Snapshot | None:
+        try:
+            return self._read_manifest(name)
+        except (Corrupt, NotFound):
+            return None
+
+    def _delete(self, name: Name) -> None:
+        self.store.delete(name.object)
+        self.store.delete(f"{TAGS}{name.run}/{name.snapshot}")
+
+    def _is_committed(self, name: Name) -> bool:
+        """Corrupt if that cannot be found out, whatever may be wrong with other snapshots of the run."""
         if self._exported:
-            return names
+            return True
+        head = self.heads.read(name.run)
+        there, error = catalogue.committed(catalogue.names(self.store, name.run), name.run, head)
+        if error is not None and name in there and name.sequence > head.sequence:
+            raise error  # the head is too old to say
+        return name in there
+
+    def _committed(self, run_id: str) -> tuple[list[Name], list[Unreadable]]:
+        """The names of the snapshots that were committed. An error of one run does not hide the others."""
+        names = catalogue.names(self.store, run_id)
+        if self._exported:
+            return names, []
         found: list[Name] = []
+        errors: list[Unreadable] = []
         for run in sorted({name.run for name in names} | set([run_id] if run_id else self.heads.runs())):
             mine = [name for name in names if name.run == run]
             try:
-                found += catalogue.committed(mine, run, self.heads.read(run))
-            except Corrupt as error:
-                if self._older:
-                    self._renew_head(run, mine)
-                elif on_error is None:
-                    raise
-                else:
-                    on_error(error)
-                found += mine
-        return found
-
-    def _renew_head(self, run_id: str, names: Sequence[Name]) -> None:
-        newest = max(names, key=lambda name: name.sequence, default=None)
-        self.heads.renew(run_id, to=newest.snapshot if newest else "", sequence=newest.sequence if newest else 0)
+                mine, error = catalogue.committed(mine, run, self.heads.read(run))
+            except (Corrupt, HostCannot) as unreadable:
+                errors.append(unreadable)
+            else:
+                errors += [error] if error else []
+            found += mine
+        return found, errors
 
     def _read_or_say(self, name: Name) -> Snapshot | Unreadable | None:
         try:
@@ -203,6 +257,10 @@ class Repository:
             return error
 
     def _read(self, name: Name) -> Snapshot:
+        snapshot = self._read_manifest(name)
+        return replace(snapshot, tags=self._tags(snapshot))
+
+    def _read_manifest(self, name: Name) -> Snapshot:
         what = f"the manifest of snapshot {name.snapshot}"
         data = self.store.get(name.object, envelope.MANIFEST_LIMIT + 1)
         try:
@@ -213,18 +271,17 @@ class Repository:
         except Corrupt as error:
             error.hint = error.hint or _HINT
             raise
-        tags = self._tags(f"{TAGS}{name.run}/{name.snapshot}")
-        tags = found.tags if tags is None else tags
         generation = envelope.generation_of(data)
-        return Snapshot(id=name.snapshot, manifest=found, tags=tags, body=body, generation=generation)
+        return Snapshot(id=name.snapshot, manifest=found, tags=found.tags, body=body, generation=generation)
 
-    def _tags(self, name: str) -> tuple[str, ...] | None:
-        """None where they were never changed."""
+    def _tags(self, snapshot: Snapshot) -> tuple[str, ...]:
+        """As they are now."""
+        run_id = snapshot.manifest.run_id
         try:
-            register = self.registers.read(name)
-            return None if register is None else Fields(register.document, f"the register {name}").texts("tags")
+            register = self.registers.read(f"{TAGS}{run_id}/{snapshot.id}")
+            return snapshot.tags if register is None else Fields(register.document, "tags").texts("tags")
         except Corrupt as error:
-            error.hint = f"if they are lost, delete {name} in the store: the snapshot has its first tags then"
+            error.hint = f"to have the tags that it was made with: criu-agent forget --lost {run_id}"
             raise
 
 

@@ -77,7 +77,7 @@ def test_the_endpoint_of_the_flag_wins(server: Server, monkeypatch: pytest.Monke
     assert store.put("a", bytes(MIB))
 
 
-def test_more_objects_than_a_page_has_are_listed_and_foreign_keys_are_not(real: Server) -> None:
+def test_ceph_lists_more_than_a_page_and_no_foreign_keys(real: Server) -> None:
     prefix, client = secrets.token_hex(8), real.client()
     with ThreadPoolExecutor(8) as pool:
         keys = [f"{prefix}/n/{number:04d}" for number in range(1010)]
@@ -103,7 +103,7 @@ def test_a_bucket_that_is_not_there_is_named_with_a_hint(server: Server) -> None
 
 
 @pytest.mark.parametrize("name", ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
-def test_a_wrong_key_is_a_denied_access(real: Server, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_wrong_key_of_ceph_is_a_denied_access(real: Server, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "wrong-and-secret")
     for error in failures(S3Store(BUCKET, patience=QUICK)):
         assert "denies access (403" in error.message
@@ -128,7 +128,7 @@ def test_nobody_at_the_endpoint_is_told_with_the_reason(server: Server) -> None:
         assert "AWS_ENDPOINT_URL" in error.hint
 
 
-def test_a_server_without_conditional_put_says_what_to_do(
+def test_swift_has_no_conditional_put_and_the_error_says_what_to_do(
     swift_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_environment(swift_server, monkeypatch)

@@ -14,6 +14,7 @@ from criu_agent.cli import show
 from criu_agent.cli.context import Context, Verb
 from criu_agent.cli.main import Verbs, _cli
 from criu_agent.errors import Refused
+from tests.conftest import PATIENCE
 
 VERBS = _cli().list_commands(click.Context(_cli()))
 FOR_ANYBODY = {"doctor", "version", "completion"}
@@ -38,7 +39,7 @@ Done = subprocess.CompletedProcess[str]
 def criu_agent(environment: dict[str, str], *arguments: str, **options: object) -> Done:
     argv = [sys.executable, "-m", "criu_agent", *arguments]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
-    return subprocess.run(argv, env=environment, text=True, timeout=30, check=False, **streams)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(argv, env=environment, text=True, timeout=PATIENCE, check=False, **streams)  # type: ignore[call-overload, no-any-return]
 
 
 def in_process(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:

@@ -371,17 +371,20 @@ def test_one_manifest_in_anothers_place_is_corrupt() -> None:
 def test_a_manifest_under_another_number_or_run_is_corrupt() -> None:
     store = MemoryStore()
     repository = opened(store)
-    first, second = named(repository, "agent", 2)
+    first, second, third = named(repository, "agent", 3)
     name = catalogue.name_of(first)
     data = store.objects.pop(name.object)
+    del store.objects[catalogue.name_of(second).object]
     store.objects[replace(name, sequence=2).object] = data
     with pytest.raises(Corrupt, match="lies under the name of another"):
         repository.read(first.id)
     del store.objects[replace(name, sequence=2).object]
-    store.objects[replace(name, run="other").object] = data
-    with pytest.raises(NotFound):
-        repository.read(first.id)
-    assert repository.snapshots().snapshots == (second,)
+    for other in (replace(name, sequence=3), replace(name, sequence=4), replace(name, run="other")):
+        store.objects[other.object] = data
+        with pytest.raises(NotFound):
+            repository.read(first.id)
+        assert repository.snapshots().snapshots == (third,)
+        del store.objects[other.object]
 
 
 def rot(store: MemoryStore, snapshot: Snapshot) -> None:
@@ -419,9 +422,11 @@ def test_while_a_manifest_is_rotten_only_an_id_names_a_snapshot() -> None:
 def test_a_snapshot_of_a_later_version_is_told_from_a_rotten_one() -> None:
     store = MemoryStore()
     repository = opened(store)
+    first = take(repository)
     take(repository)
     data = b"criu-agent manifest 7\nanything"
     later = blake3(data).hexdigest()
+    del store.objects[catalogue.name_of(first).object]
     store.put(catalogue.Name(run="run-1", sequence=1, snapshot=later).object, data)
     with pytest.raises(HostCannot, match=f"snapshot {later} has format 7, this criu-agent reads up to 2"):
         repository.find(later[:8])
@@ -454,7 +459,7 @@ def test_a_forgotten_newest_leaves_the_one_before_it_as_the_newest() -> None:
     assert repository.find("agent") == one
     repository.remove([one], keep=[one])
     assert repository.snapshots() == repository.snapshots()
-    assert repository.heads.read("agent-0") == heads.Head(revision=4, sequence=2, snapshot="")
+    assert repository.heads.read("agent-0") == heads.Head(revision=4, sequence=2, snapshot="", gone=((1, 2),))
 
 
 # --- which one is meant
@@ -556,3 +561,125 @@ def test_an_empty_repository_has_none(spec: str) -> None:
     with pytest.raises(NotFound) as caught:
         opened().find(spec)
     assert caught.value.exit_code == 10
+
+
+# --- snapshots that are lost
+
+
+def test_a_snapshot_that_somebody_deleted_is_missed_and_its_run_is_not_pruned() -> None:
+    store = MemoryStore()
+    repository = opened(store)
+    one, two, three = (take(repository, {"a": bytes([n]) * 9000 + RANDOM[n:]}) for n in range(3))
+    del store.objects[catalogue.name_of(two).object]
+    listing = repository.snapshots()
+    assert listing.snapshots == (one, three)
+    assert [error.message for error in listing.unreadable] == ["of run run-1 is missing: snapshot number 2"]
+    for spec in ("latest", "agent~1"):
+        with pytest.raises(Corrupt, match="snapshot number 2"):
+            repository.find(spec)
+    assert repository.find(one.id) == repository.find(one.id[:8]) == one
+    with pytest.raises(Corrupt, match="nothing of run run-1 is pruned") as caught:
+        prune.garbage(repository, "run-1")
+    assert caught.value.hint.endswith("criu-agent forget --lost run-1")
+    assert take(repository).manifest.sequence == 4, "a run can be saved all the same"
+
+
+def test_what_is_lost_can_be_given_up_and_the_rest_is_used_again() -> None:
+    store = MemoryStore()
+    repository = opened(store)
+    one, two, three, four = (take(repository, {"a": bytes([n]) * 9000 + RANDOM[n:]}) for n in range(4))
+    del store.objects[catalogue.name_of(two).object]
+    rot(store, four)
+    assert repository.give_up("run-1") == ((2, 2), (4, 4))
+    assert repository.snapshots().unreadable == ()
+    assert repository.find("agent") == three
+    assert repository.find("agent~1") == one
+    prune.sweep(repository, prune.garbage(repository, "run-1"))
+    assert read_back(repository, three)["a"] == bytes([2]) * 9000 + RANDOM[2:]
+    assert repository.give_up("run-1") == ()
+    assert take(repository).manifest.sequence == 5
+
+
+@pytest.mark.parametrize("rotten", [None, b"rotten", bytes(1 << 20)], ids=["missing", "damaged", "too long"])
+def test_a_head_that_is_lost_can_be_made_anew_of_what_is_there(rotten: bytes | None, tmp_path: Path) -> None:
+    store = MemoryStore()
+    repository = opened(store, state=tmp_path)
+    one, two, three = named(repository, "agent", 3)
+    repository.remove([one], keep=[one, two, three])
+    store.objects.pop("heads/agent-0")
+    if rotten is not None:
+        store.objects["heads/agent-0"] = rotten
+    with pytest.raises(Corrupt):
+        repository.find("agent")
+    assert repository.give_up("agent-0") == ((1, 1),)
+    assert opened(store, keys=repository.secret, state=tmp_path).find("agent") == three
+    assert repository.heads.read("agent-0") == heads.Head(revision=5, sequence=3, snapshot=three.id, gone=((1, 1),))
+
+
+def test_a_snapshot_of_a_later_version_is_not_given_up() -> None:
+    store = MemoryStore()
+    repository = opened(store)
+    one, _ = named(repository, "agent", 2)
+    store.objects[catalogue.name_of(one).object] = b"criu-agent manifest 7\nanything"
+    before = dict(store.objects)
+    with pytest.raises(HostCannot, match="format 7"):
+        repository.give_up("agent-0")
+    assert store.objects == before
+
+
+def test_a_snapshot_that_was_forgotten_cannot_be_brought_back() -> None:
+    store = MemoryStore()
+    repository = opened(store)
+    one, two, three = named(repository, "agent", 3)
+    before = dict(store.objects)
+    repository.remove([one, three], keep=[one, two, three])
+    for name in before.keys() - store.objects.keys():
+        store.objects[name] = before[name]
+    assert repository.snapshots().snapshots == (two,)
+    for gone in (one, three):
+        with pytest.raises(NotFound):
+            repository.find(gone.id)
+    prune.sweep(repository, prune.garbage(repository, "agent-0"))
+    assert store.objects.keys() == before.keys() - {catalogue.name_of(gone).object for gone in (one, three)}
+
+
+@pytest.mark.parametrize(
+    "gone",
+    [[[0, 1]], [[1, 3]], [[2, 1]], [[1, 1], [2, 2]], [[2, 2], [1, 1]], [[1]], [1], {}, [[True, 1]], [["1", 2]]],
+)
+def test_a_head_whose_deleted_snapshots_are_no_ranges_is_corrupt(gone: object) -> None:
+    repository = opened()
+    (one,) = named(repository, "agent", 1)
+    register = repository.registers.read("heads/agent-0")
+    assert register is not None
+    document = {"run": "agent-0", "revision": 2, "sequence": 2, "snapshot": one.id, "gone": gone}
+    assert repository.registers.change("heads/agent-0", register, document)
+    with pytest.raises(Corrupt, match="'gone' is"):
+        repository.heads.read("agent-0")
+
+
+def test_damaged_tags_do_not_cost_a_snapshot() -> None:
+    store = MemoryStore()
+    repository = opened(store)
+    one, two = named(repository, "agent", 2, tag="made")
+    repository.tag(one, ["good"])
+    store.objects[f"tags/agent-0/{one.id}"] += b"."
+    with pytest.raises(Corrupt) as caught:
+        repository.read(one.id)
+    assert caught.value.hint.endswith("criu-agent forget --lost agent-0")
+    assert repository.give_up("agent-0") == ()
+    assert repository.snapshots().snapshots == (one, two)
+    assert repository.find("agent:made") == one
+
+
+@pytest.mark.parametrize("rotten", [b"rotten", bytes(1 << 20)])
+def test_a_damaged_lock_stops_its_run_until_somebody_breaks_it(rotten: bytes) -> None:
+    store = MemoryStore()
+    repository = opened(store)
+    take(repository)
+    store.objects["locks/run-1"] = rotten
+    with pytest.raises(Corrupt, match="register locks/run-1") as caught:
+        take(repository)
+    assert caught.value.hint.endswith("criu-agent unlock run-1")
+    assert locks.break_lock(repository.registers, "run-1") is None
+    take(repository)

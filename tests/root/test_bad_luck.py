@@ -77,11 +77,15 @@ def test_a_full_repository_is_16_and_the_next_checkpoint_works(agent: Agent, ver
         assert len(snapshots(agent)) == 1
 
 
-def test_a_full_state_directory_is_16_and_the_run_goes_on(agent: Agent) -> None:
-    """The log, the stage script and the copy of the upper layer have no room; nor has the state of the run."""
+@pytest.mark.parametrize("first", [True, False], ids=["first checkpoint", "later one"])
+def test_a_full_state_directory_is_16_and_the_run_goes_on(agent: Agent, first: bool) -> None:
+    """The log, the stage script and the copy of the upper layer have no room; nor has the state of the run, nor, at
+    first, the key of the repository."""
     state = agent.directory / "state"
     with small_disk(agent, state, "64m"):
         start_counter(agent)
+        if not first:
+            agent("checkpoint", "counter")
         agent("exec", "counter", "sh", "-c", "head -c 8000000 /dev/urandom >/root/written")
         with open(state / "filler", "wb", buffering=0) as filler, contextlib.suppress(OSError):
             while True:

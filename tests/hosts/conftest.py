@@ -1,5 +1,6 @@
 """Two hosts, a and b: joined by a cable, b with an sshd that lets root of a in. Nothing of them may be left."""
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import traces
-from tests.hosts.host import Host
+from tests.hosts.host import REPOSITORY, Host
 
 AHEAD = 1_000_000  # seconds that b is longer up than a
 
@@ -17,6 +18,13 @@ AHEAD = 1_000_000  # seconds that b is longer up than a
 class Hosts:
     a: Host
     b: Host
+
+
+def give_key(a: Host, b: Host) -> None:
+    """Make the repository on a, and bring the key to b: that, and where the repository is, is all that b has."""
+    made = json.loads(a.run("criu-agent", "--json", "init", "-r", REPOSITORY))
+    b.run("mkdir", "-p", "-m", "700", str(Path(made["key_file"]).parent))
+    b.write(made["key_file"], a.run("cat", made["key_file"]))
 
 
 @pytest.fixture
@@ -30,6 +38,7 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
         a.link_to(b)
         b.trust(a)
         b.start_sshd()
+        give_key(a, b)
         yield Hosts(a=a, b=b)
     finally:
         for host in on:

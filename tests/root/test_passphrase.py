@@ -83,11 +83,7 @@ def test_a_passphrase_is_asked_for_once_when_a_run_is_started_and_once_when_it_i
 ) -> None:
     agent = screen.agent
     start_at(screen, WORDS)
-<<<<<<< HEAD
     await_true(lambda: agent.runs() and len(numbers(agent)) > 2, "the counter counts")
-=======
-    await_true(lambda: len(numbers(agent)) > 2, "the counter counts")
->>>>>>> i3-repo
     assert_secret(agent)
     agent("checkpoint", "counter")
     agent("suspend", "counter")

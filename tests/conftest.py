@@ -44,9 +44,6 @@ PATH = f"{NODE_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 # Seconds until something that is waited for has failed to come: far more than it takes on a busy machine.
 PATIENCE = 120.0
 
-# Who runs the tests in the background of a shell script has SIGINT ignored, and so would every command line of ours.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 
 class Outcome:
     """How a command line ended."""

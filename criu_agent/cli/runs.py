@@ -234,6 +234,13 @@ def stop_verb(context: Context, /, wanted: tuple[str, ...], timeout: float) -> N
     """End RUN: TERM, and KILL if it still runs after a while. Nothing is saved; `suspend` does that."""
     for run in [runs.find(context.config, name) for name in wanted]:
         _stop(context, run, timeout)
+        _done(context, run)
+
+
+def _done(context: Context, run: runs.Run) -> None:
+    if context.options.json:
+        show.message("summary", run=run.spec.id, name=run.spec.name)
+    else:
         show.result(run.spec.name)
 
 
@@ -255,7 +262,7 @@ def kill_verb(context: Context, /, wanted: tuple[str, ...], name: str) -> None:
             kill_orphan(context, run)
         else:
             _kill(context, require_alive(run), number)
-        show.result(run.spec.name)
+        _done(context, run)
 
 
 def _kill(context: Context, run: runs.Run, number: int) -> None:
@@ -297,7 +304,7 @@ def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
         _stop(context, run, 0.0)
         network.release(run)
         runs.remove(run)
-        show.result(run.spec.name)
+        _done(context, run)
 
 
 def kill_orphan(context: Context, run: runs.Run) -> None:

@@ -72,6 +72,10 @@ class Repository:
         for name in catalogue.names(self.store):
             if name.snapshot == snapshot_id and self._is_committed(name):
                 return self._read(name)
+        for run_id in self.heads.runs():
+            head = self._head_or_none(run_id)
+            if head and head.snapshot == snapshot_id:
+                raise Corrupt(f"snapshot {snapshot_id}, the newest of run {run_id}, is missing", hint=_HINT)
         raise NotFound(f"there is no snapshot {snapshot_id}", hint="`criu-agent snapshots` lists them")
 
     def snapshots(self, run_id: str = "") -> Listing:

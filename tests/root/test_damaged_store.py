@@ -207,9 +207,10 @@ def test_a_run_goes_on_without_its_head_when_the_user_says_so(agent: Agent, dama
         outcome = agent("suspend", "counter", check=False)
         assert outcome.code == 14
         assert run in outcome.err
-        assert "--allow-rollback" in outcome.err
+        assert f"criu-agent forget --lost {run}" in outcome.err
         assert_counts_on(agent)
-        agent("snapshots", "--allow-rollback")
+        agent("forget", "--lost", run)
+        assert len(agent("snapshots", "--json").json) == 1, "what can be read is kept"
         agent("suspend", "counter")
         agent("resume", "-d", "counter")
         assert_counts_on(agent)

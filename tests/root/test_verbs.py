@@ -281,6 +281,18 @@ def test_stop_and_rm_take_several_runs(agent: Agent) -> None:
     assert agent.runs() == []
 
 
+def test_stop_kill_and_rm_say_in_json_what_they_did(agent: Agent) -> None:
+    for verb in (["stop"], ["kill"], ["rm", "-f"]):
+        for name in ("a", "b"):
+            agent("run", "-d", "--name", name, "--", "sleep", "1000")
+        ids = [run["run"] for run in agent.runs()]
+        said = [json.loads(line) for line in agent(*verb, "--json", "a", "b").out.splitlines()]
+        assert said == [
+            {"message_type": "summary", "run": run, "name": name} for run, name in zip(ids, ("a", "b"), strict=True)
+        ]
+        agent("rm", "-f", "a", "b")
+
+
 def test_kill_sends_the_signal_that_is_named(agent: Agent) -> None:
     command = python(
         agent,

@@ -140,6 +140,20 @@ def test_a_wrong_command_line_is_a_document_too(environment: dict[str, str], arg
     assert error_document(criu_agent(environment, *arguments))["code"] == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["frob"], "no such command 'frob'"), (["rm"], "missing argument 'RUN...'"), (["ps", "x"], "got unexpected")],
+)
+def test_what_is_wrong_with_a_command_line_is_said_as_our_own_errors(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = in_process(*arguments, capsys=capsys)
+    message, hint = err.splitlines()
+    assert (code, message[-1] != ".") == (2, True)
+    assert message.startswith(f"criu-agent: {said}")
+    assert hint.startswith("hint: criu-agent")
+
+
 def test_the_json_of_the_wrapped_command_is_not_ours(environment: dict[str, str]) -> None:
     done = criu_agent(environment, "run", "--nonsense=", "--net", "x", "--", "program", "--json")
     assert done.returncode != 0

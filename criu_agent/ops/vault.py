@@ -232,10 +232,13 @@ def _open(config: Config, store: Store, found: Header, believed: trust.Trust, as
         return opening.with_identities(store, found.id, read.identities, believed.and_signers(read.signers))
     if ask is not None:
         return opening.with_passphrase(store, found.id, ask(config.repository), believed)
-    raise WrongKey(
-        f"this host has no key of the repository {config.repository}",
-        hint=f"copy the key file of a host that has one, and name it with --key-file, or put it to {path}",
-    )
+    hint = f"copy the key file of a host that has one, and name it with --key-file, or put it to {path}"
+    if any(one.by_passphrase for one in keyring.load(store, found.id).objects):
+        hint = (
+            "say it at a terminal, and you are asked for the passphrase; "
+            f"or name a file that has it, CRIU_AGENT_PASSPHRASE_FILE=...; or {hint}"
+        )
+    raise WrongKey(f"this host has no key of the repository {config.repository}", hint=hint)
 
 
 def _probe(config: Config, store: Store) -> tuple[bool, tuple[str, ...]]:

@@ -60,7 +60,6 @@ class Repository:
         self.registers = Registers(store, secret, revoked=revoked)
         self.heads = Heads(self.registers, floor, older=older)
         self._revoked = revoked
-        self._older = older
         self._exported = exported
 
     @property

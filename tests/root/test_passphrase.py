@@ -126,6 +126,7 @@ def test_a_run_whose_supervisor_was_told_no_passphrase_is_told_it_with_a_checkpo
     start_counter(agent)
     outcome = agent("checkpoint", "counter", check=False)
     assert outcome.code == 12
+    assert "at a terminal" in outcome.err
     assert "(the agent: running, unharmed)" in outcome.err
     assert_untouched(agent)
     for words, code in (("wrong", 12), (WORDS, 0)):

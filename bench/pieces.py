@@ -1,8 +1,8 @@
 """`python -m bench.pieces`: how a process's memory is saved, saved again and loaded, without CRIU and without a key.
 
 The memory is half text, a quarter random, a quarter zeros; for the second save 5 % of its pages are changed at
-random in runs of 1 to 8. Beside it, in the same run: the chunks of repository format 1, and `tar | zstd -1 -T2`.
-All of them read from a tmpfs; stores are in memory, so no disk is measured. Machines are noisy: read the ratios.
+random in runs of 1 to 8. Beside it, in the same run: `tar | zstd -1 -T2`. Both read from a tmpfs; stores are in
+memory, so no disk is measured. Machines are noisy: read the ratios.
 MB may be given as an argument, and GENERATIONS how many more saves follow.
 """
 
@@ -18,7 +18,6 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from bench import format1
 from criu_agent.model import Blob, Pack, PageRun, Source
 from criu_agent.repo import pages
 from criu_agent.repo.opened import Opened
@@ -107,21 +106,6 @@ class Ours:
             reader.load([(self.blobs[0], file.fileno())])
 
 
-class Format1:
-    def __init__(self) -> None:
-        self.store = MemoryStore()
-
-    def save(self, image: Path) -> tuple[float, int]:
-        began = time.perf_counter()
-        with open(image, "rb", buffering=0) as file:
-            self.blob, added = format1.save(self.store, file, image.stat().st_size)
-        return time.perf_counter() - began, added
-
-    def load(self, path: Path) -> None:
-        with open(path, "w+b") as file:
-            format1.load(self.store, self.blob, file.fileno())
-
-
 def tar_zstd(image: Path) -> tuple[float, int]:
     command = f"tar -c -C {image.parent} {image.name} | zstd -q -1 -T2 | wc -c"
     began = time.perf_counter()
@@ -138,29 +122,27 @@ def measure(size: int, place: Path, generations: int) -> None:
     chance = random.Random(3)
     data = memory(size)
     image, out = place / "pages-1.img", place / "out"
-    ours, old = Ours(place / "hashes"), Format1()
+    ours = Ours(place / "hashes")
 
-    def both(which: str) -> None:
-        took, added = old.save(image)
-        row(f"format 1, {which}", took, size, added)
+    def save(which: str) -> None:
         took, added = ours.save(image)
         row(f"packs, {which}", took, size, added)
 
-    def load(name: str, what: Ours | Format1) -> None:
-        row(name, timed(lambda: what.load(out)), size)
+    def load(name: str) -> None:
+        row(name, timed(lambda: ours.load(out)), size)
         assert out.read_bytes() == data
         out.unlink()
 
     image.write_bytes(data)
-    row("tar | zstd -1 -T2", *tar_zstd(image)[:1], size, tar_zstd(image)[1])
-    both("first save")
-    load("format 1, load", old)
-    load("packs, load", ours)
+    took, stored = tar_zstd(image)
+    row("tar | zstd -1 -T2", took, size, stored)
+    save("first save")
+    load("packs, load")
     for number in range(1 + generations):
         print(f"{dirty(data, chance) / (size // PAGE):.1%} of the pages changed")
         image.write_bytes(data)
-        both(f"save {number + 2}")
-    load("packs, load of the last", ours)
+        save(f"save {number + 2}")
+    load("packs, load of the last")
     assert ours.parent
     table = ours.parent.table
     print(f"{len(table.pieces)} pieces in {len(table.packs)} packs, {len(ours.blobs[0].extents)} extents")

@@ -6,7 +6,6 @@ Flags win over the environment, the environment over `/etc/criu-agent/config.tom
 import os
 import re
 import shutil
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,10 +133,13 @@ def _rooted(repository: str) -> str:
 
 def _read_file() -> dict[str, object]:
     try:
-        settings = tomllib.loads(CONFIG_FILE.read_text(encoding="utf-8"))
+        text = CONFIG_FILE.read_text(encoding="utf-8")
+        import tomllib  # not before it is needed: few hosts have such a file, and every command would wait for it
+
+        settings = tomllib.loads(text)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # of UTF-8 or of TOML
         raise Usage(f"cannot read {CONFIG_FILE}: {error}") from error
     unknown = sorted(set(settings) - _KEYS)
     if unknown:

@@ -14,14 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from criu_agent import config, log, runs
+from criu_agent import config, log
 from criu_agent.config import Config
 from criu_agent.errors import Failure, NotFound, NotRoot, ToolFailed, Usage
-from criu_agent.model import RunSpec
 
-if TYPE_CHECKING:  # their import takes a while
+if TYPE_CHECKING:  # their import takes a while, and --help needs none of them
+    from criu_agent.model import RunSpec
     from criu_agent.ops.vault import Ask
     from criu_agent.repo.repository import Repository
+    from criu_agent.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +114,13 @@ class Context:
             raise Usage(f"{names} have their snapshots in several repositories", hint="name one with --repo")
         return vault.open_repository(self.config, ask=self.ask_passphrase, older=self.options.allow_rollback)
 
-    def use_repository_of(self, spec: RunSpec) -> None:
+    def use_repository_of(self, spec: "RunSpec") -> None:
         """Take the repository of a run, and what opens it, for this command line's. What flags say stays.
 
         Nothing is changed where --repo names another one.
         """
+        from criu_agent import runs
+
         said = self.config
         if self.options.repo is not None and said.repository != spec.repository:
             return
@@ -127,8 +130,10 @@ class Context:
         if self.options.endpoint_url is not None:
             self.config = replace(self.config, endpoint_url=said.endpoint_url)
 
-    def run_named(self, word: str) -> runs.Run | None:
+    def run_named(self, word: str) -> "Run | None":
         """The run of this host that RUN, RUN~2 or RUN:tag means."""
+        from criu_agent import runs
+
         try:
             return runs.find(self.config, re.split("[~:]", word)[0])
         except NotFound:

@@ -1,6 +1,7 @@
 """What a store in a directory promises beside the contract."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -151,6 +152,32 @@ def test_a_full_disk_leaves_no_object_and_a_hint(tmp_path: Path, monkeypatch: py
     assert "free some space" in caught.value.hint
     assert files_below(tmp_path) == {"d/before"}
     assert store.put("d/a", b"x") is True
+
+
+@pytest.mark.parametrize("refused", ["flag", "write"])
+def test_a_file_system_without_direct_writes_gets_large_objects_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: str
+) -> None:
+    store, data = FileStore(tmp_path), os.urandom(3_000_000)
+    set_flags, write, calls = fcntl.fcntl, os.write, []
+
+    def setting(fd: int, command: int, *argument: int) -> int:
+        if refused == "flag" and argument and argument[0] & os.O_DIRECT:
+            calls.append("refused")
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return set_flags(fd, command, *argument)
+
+    def writing(fd: int, view: memoryview) -> int:
+        if refused == "write" and set_flags(fd, fcntl.F_GETFL) & os.O_DIRECT:
+            calls.append("refused")
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return write(fd, view)
+
+    monkeypatch.setattr(fcntl, "fcntl", setting)
+    monkeypatch.setattr(os, "write", writing)
+    assert store.put("d/a", data) is True
+    assert calls == ["refused"]
+    assert store.get("d/a", len(data) + 1) == data
 
 
 def test_a_directory_that_is_a_file_says_so(tmp_path: Path) -> None:

@@ -14,22 +14,29 @@ refers to: CRIU uses it for this one purpose.
 
 import struct
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from criu_agent import log
 from criu_agent.criu import messages_pb2
+from criu_agent.criu.imagefile import parsed, split, wrong
 from criu_agent.linux import proc
 
 _TTY = 11  # fd_types.TTY
 _SLAVE_MAJORS = range(136, 144)  # Unix98 pty slaves (Documentation/admin-guide/devices.txt)
+_LARGEST = 16 << 20  # bytes of an image that is read here: some hundred thousand open files
+_HIGHEST_ID = (1 << 32) - 1
+_Kind = TypeVar("_Kind", bound=Message)
 _HEADER = 8  # an image begins with two u32 of magic; then u32 length and message, again and again
 
 
 def name_sessions(images: Path, root_pid: int) -> int:
     """Fill in the sessions that are missing in tty-info.img, as long as the tree is frozen; how many there were."""
     path = images / "tty-info.img"
-    infos = [messages_pb2.TtyInfo.FromString(message) for message in messages(path)]
+    infos = messages(path, messages_pb2.TtyInfo)
     nameless = [info for info in infos if info.HasField("pty") and _is_slave(info) and not info.sid]
     if not nameless:
         return 0
@@ -46,14 +53,20 @@ def name_sessions(images: Path, root_pid: int) -> int:
 
 def give_back_controlling_terminals(images: Path) -> int:
     """Mend files.img in place; how many terminals needed it."""
-    infos = {info.id: info for info in map(messages_pb2.TtyInfo.FromString, messages(images / "tty-info.img"))}
-    files = [messages_pb2.File.FromString(data) for data in messages(images / "files.img")]
-    opened = [file for file in files if file.type == _TTY and infos[file.tty.tty_info_id].HasField("pty")]
+    infos = {info.id: info for info in messages(images / "tty-info.img", messages_pb2.TtyInfo)}
+    files = messages(images / "files.img", messages_pb2.File)
+    terminals = [file for file in files if file.type == _TTY]
+    strange = [file.id for file in terminals if file.tty.tty_info_id not in infos]
+    if strange:
+        raise wrong("files.img", f"has a terminal, {strange[0]}, of which nothing is known")
+    opened = [file for file in terminals if infos[file.tty.tty_info_id].HasField("pty")]
     with_master = {
         infos[file.tty.tty_info_id].pty.index for file in opened if not _is_slave(infos[file.tty.tty_info_id])
     }
     counts = Counter(file.tty.tty_info_id for file in opened if _is_slave(infos[file.tty.tty_info_id]))
     next_id = max((file.id for file in files), default=0) + 1
+    if next_id + len(counts) > _HIGHEST_ID:
+        raise wrong("files.img", f"has a file with the number {next_id - 1}")
     mended = 0
     for number, count in counts.items():
         if count % 2 or not infos[number].sid or infos[number].pty.index in with_master:
@@ -71,16 +84,16 @@ def _is_slave(info: messages_pb2.TtyInfo) -> bool:
     return (info.rdev >> 8) & 0xFFF in _SLAVE_MAJORS  # new_encode_dev() of the kernel
 
 
-def messages(path: Path) -> Iterator[bytes]:
-    """The messages of an image."""
+def messages(path: Path, kind: type[_Kind]) -> list[_Kind]:
+    """The messages of a small image; none if it is not there. Corrupt for what CRIU has not written."""
     if not path.exists():
-        return
-    data = path.read_bytes()
-    at = _HEADER
-    while at < len(data):
-        (length,) = struct.unpack_from("<I", data, at)
-        yield data[at + 4 : at + 4 + length]
-        at += 4 + length
+        return []
+    if path.stat().st_size > _LARGEST:
+        raise wrong(path.name, f"has more than {_LARGEST} bytes")
+    found = list(split(path.read_bytes(), path.name))
+    if not all(found):
+        raise wrong(path.name, "has an empty message")
+    return [parsed(kind, message, path.name) for message in found]
 
 
 def rewrite(path: Path, messages: Iterable[bytes]) -> None:

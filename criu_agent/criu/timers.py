@@ -14,7 +14,7 @@ from criu_agent.criu import messages_pb2, terminals
 def wind_up_periodic_timers(images: Path) -> int:
     """Mend files.img in place; how many timers needed it."""
     path = images / "files.img"
-    files = [messages_pb2.File.FromString(message) for message in terminals.messages(path)]
+    files = terminals.messages(path, messages_pb2.File)
     still = [file.timer for file in files if _stands_still(file)]
     if not still:
         return 0

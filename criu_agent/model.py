@@ -208,15 +208,13 @@ class Contents:
 class Snapshot:
     """A manifest that was read, and the id that it is stored under: the hex BLAKE3-256 of the stored bytes.
 
-    body is the part of the manifest that says where its contents are; `repo.manifest.contents` parses it, which
-    takes long enough that a list of snapshots should not.
+    Where its contents are is another part of the manifest, which may be large: the repository reads it when asked.
     """
 
     id: str
     manifest: Manifest
     tags: tuple[str, ...]  # as they are now; the manifest has those that it was made with
     generation: int  # of the keys that it was made with
-    body: bytes = field(repr=False)
 
     @property
     def size(self) -> int:

@@ -13,7 +13,8 @@ _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def result(text: str) -> None:
-    print(text)
+    """Lines on stdout."""
+    print(_escaped(text))
 
 
 def document(value: object) -> None:
@@ -28,9 +29,14 @@ def message(message_type: str, **fields: object) -> None:
 
 def line(text: str, *, error: bool = False) -> None:
     """A line for the person at the terminal, on stderr."""
-    text = "".join(part if part.endswith("\n") else printable(part) for part in re.split(r"(\r?\n)", text))
+    text = _escaped(text)
     red = error and sys.stderr.isatty()
     print(f"\x1b[31m{text}\x1b[0m" if red else text, file=sys.stderr, flush=True)
+
+
+def _escaped(text: str) -> str:
+    """Its lines, each printable."""
+    return "".join(part if part.endswith("\n") else printable(part) for part in re.split(r"(\r?\n)", text))
 
 
 def printable(text: str) -> str:

@@ -3,9 +3,16 @@
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+from criu_agent.criu.imagefile import parsed, split, wrong
 
 _HEADER = 8
 _LENGTH = struct.Struct("<I")
+_LARGEST = 16 << 20  # bytes of an image that is read whole here: some hundred thousand open files
+_Kind = TypeVar("_Kind", bound=Message)
 
 
 def messages(path: Path) -> Iterator[bytes]:
@@ -20,6 +27,18 @@ def messages(path: Path) -> Iterator[bytes]:
         if max(begin, at) > len(data):
             raise ValueError(f"{path.name} is cut off")
         yield data[begin:at]
+
+
+def small(path: Path, kind: type[_Kind]) -> list[_Kind]:
+    """The messages of a small image; none if it is not there. Corrupt for what CRIU has not written."""
+    if not path.exists():
+        return []
+    if path.stat().st_size > _LARGEST:
+        raise wrong(path.name, f"has more than {_LARGEST} bytes")
+    found = list(split(path.read_bytes(), path.name))
+    if not all(found):
+        raise wrong(path.name, "has an empty message")
+    return [parsed(kind, message, path.name) for message in found]
 
 
 def rewrite(path: Path, messages: Iterable[bytes]) -> None:

@@ -43,15 +43,15 @@ def in_directory(path: Path) -> Images:
 
 def messages(images: Images, name: str, kind: type[_Kind], *, start: int = 0) -> Iterator[_Kind]:
     """The messages of an image from number `start` on, all taken for `kind`."""
-    for number, data in enumerate(_split(whole(images, name), name)):
+    for number, data in enumerate(split(whole(images, name), name)):
         if number >= start:
-            yield _parsed(kind, data, name)
+            yield parsed(kind, data, name)
 
 
 def only(images: Images, name: str, kind: type[_Kind]) -> _Kind:
     """The first message of an image that has one."""
-    for data in _split(whole(images, name), name):
-        return _parsed(kind, data, name)
+    for data in split(whole(images, name), name):
+        return parsed(kind, data, name)
     raise wrong(name, "is empty")
 
 
@@ -80,7 +80,8 @@ def wrong(name: str, what: str) -> Corrupt:
     return Corrupt(f"the image {name} {what}", hint="take another snapshot; this one cannot be restored either")
 
 
-def _split(data: bytes, name: str) -> Iterator[bytes]:
+def split(data: bytes, name: str) -> Iterator[bytes]:
+    """The messages in the bytes of an image."""
     if len(data) < _MAGIC:
         raise wrong(name, "is too short")
     at = _MAGIC
@@ -95,7 +96,8 @@ def _split(data: bytes, name: str) -> Iterator[bytes]:
         at += length
 
 
-def _parsed(kind: type[_Kind], data: bytes, name: str) -> _Kind:
+def parsed(kind: type[_Kind], data: bytes, name: str) -> _Kind:
+    """A message of an image."""
     try:
         return kind.FromString(data)
     except DecodeError as error:

@@ -1,15 +1,14 @@
 """Where the pages of CRIU's pages-N.img belong: its pagemap images say so (criu/pagemap.c)."""
 
 import mmap
-import struct
 from pathlib import Path
 from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 
 from criu_agent.criu import messages_pb2
-from criu_agent.criu.image_file import messages
-from criu_agent.errors import Failure
+from criu_agent.criu.imagefile import split
+from criu_agent.errors import Corrupt, Failure
 from criu_agent.model import PageRun
 
 _PAGE = 4096  # that the repository counts in; the host's pages are one or several of them
@@ -28,10 +27,10 @@ def memories(images: Path) -> dict[str, Memory]:
     found: dict[str, Memory] = {}
     for path in sorted(images.glob("pagemap-*.img")):
         try:
-            head, *entries = messages(path)
+            head, *entries = split(path.read_bytes(), path.name)
             pages = messages_pb2.PagemapHead.FromString(head).pages_id
             runs = _runs([messages_pb2.PagemapEntry.FromString(entry) for entry in entries])
-        except (DecodeError, ValueError, struct.error) as error:
+        except (DecodeError, ValueError, Corrupt) as error:
             raise Failure(f"CRIU's image {path.name} cannot be read: {error}") from error
         found[f"pages-{pages}.img"] = Memory(path.name, runs)
     return found

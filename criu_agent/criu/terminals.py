@@ -17,17 +17,19 @@ from pathlib import Path
 
 from criu_agent import log
 from criu_agent.criu import messages_pb2
-from criu_agent.criu.image_file import append, messages, rewrite
+from criu_agent.criu.image_file import append, rewrite, small
+from criu_agent.criu.imagefile import wrong
 from criu_agent.linux import proc
 
 _TTY = 11  # fd_types.TTY
 _SLAVE_MAJORS = range(136, 144)  # Unix98 pty slaves (Documentation/admin-guide/devices.txt)
+_HIGHEST_ID = (1 << 32) - 1
 
 
 def name_sessions(images: Path, root_pid: int) -> int:
     """Fill in the sessions that are missing in tty-info.img, as long as the tree is frozen; how many there were."""
     path = images / "tty-info.img"
-    infos = [messages_pb2.TtyInfo.FromString(message) for message in messages(path)]
+    infos = small(path, messages_pb2.TtyInfo)
     nameless = [info for info in infos if info.HasField("pty") and _is_slave(info) and not info.sid]
     if not nameless:
         return 0
@@ -44,14 +46,20 @@ def name_sessions(images: Path, root_pid: int) -> int:
 
 def give_back_controlling_terminals(images: Path) -> int:
     """Mend files.img in place; how many terminals needed it."""
-    infos = {info.id: info for info in map(messages_pb2.TtyInfo.FromString, messages(images / "tty-info.img"))}
-    files = [messages_pb2.File.FromString(data) for data in messages(images / "files.img")]
-    opened = [file for file in files if file.type == _TTY and infos[file.tty.tty_info_id].HasField("pty")]
+    infos = {info.id: info for info in small(images / "tty-info.img", messages_pb2.TtyInfo)}
+    files = small(images / "files.img", messages_pb2.File)
+    terminals = [file for file in files if file.type == _TTY]
+    strange = [file.id for file in terminals if file.tty.tty_info_id not in infos]
+    if strange:
+        raise wrong("files.img", f"has a terminal, {strange[0]}, of which nothing is known")
+    opened = [file for file in terminals if infos[file.tty.tty_info_id].HasField("pty")]
     with_master = {
         infos[file.tty.tty_info_id].pty.index for file in opened if not _is_slave(infos[file.tty.tty_info_id])
     }
     counts = Counter(file.tty.tty_info_id for file in opened if _is_slave(infos[file.tty.tty_info_id]))
     next_id = max((file.id for file in files), default=0) + 1
+    if next_id + len(counts) > _HIGHEST_ID:
+        raise wrong("files.img", f"has a file with the number {next_id - 1}")
     mended = 0
     for number, count in counts.items():
         if count % 2 or not infos[number].sid or infos[number].pty.index in with_master:

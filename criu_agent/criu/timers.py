@@ -14,7 +14,7 @@ from criu_agent.criu import image_file, messages_pb2
 def wind_up_periodic_timers(images: Path) -> int:
     """Mend files.img in place; how many timers needed it."""
     path = images / "files.img"
-    files = [messages_pb2.File.FromString(message) for message in image_file.messages(path)]
+    files = image_file.small(path, messages_pb2.File)
     still = [file.timer for file in files if _stands_still(file)]
     if not still:
         return 0

@@ -19,11 +19,11 @@ from criu_agent.config import Config
 from criu_agent.criu import images, terminals, timers
 from criu_agent.criu import restore as criu
 from criu_agent.criu.images import ImageDir
-from criu_agent.errors import Failure
+from criu_agent.errors import Failure, HostCannot, Refused
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import files, syscalls
-from criu_agent.model import Blob, Manifest, RunSpec, RunState, Snapshot, Tree
-from criu_agent.ops import automatic, host, live, plan, vault
+from criu_agent.model import Blob, RunState, Snapshot, Tree
+from criu_agent.ops import host, live, plan, saved, vault
 from criu_agent.repo.reading import Reader
 from criu_agent.term import typeahead
 from criu_agent.term.console import Console, Pipes, Pty
@@ -44,7 +44,7 @@ def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[
     manifest = snapshot.manifest
     run = runs.by_id(config, manifest.run_id)
     if run is None:
-        runs.create(config, _spec(config, manifest))
+        runs.create(config, saved.read(config, manifest).spec)
         return manifest.run_id, True
     if run.alive or run.shown_state == "degraded":
         raise Failure(
@@ -99,30 +99,9 @@ def catch_up(config: Config, state: RunState, snapshot_id: str) -> RunState:
     )
 
 
-def _spec(config: Config, manifest: Manifest) -> RunSpec:
-    """What is known of a run from its snapshot alone. Its environment is in its memory, not in the manifest."""
-    saved = manifest.resources["run"]
-    return RunSpec(
-        id=manifest.run_id,
-        name=runs.check_name(manifest.run_name),
-        argv=manifest.argv,
-        workdir=manifest.workdir,
-        env={},
-        user=saved["user"],
-        user_namespace=saved["user_namespace"],
-        tty=saved["tty"],
-        stdin_open=saved["stdin_open"],
-        through=tuple(saved["through"]),
-        labels=manifest.labels,
-        **runs.repository_of(config),
-        created=saved["started"],
-        **automatic.settings(saved),
-    )
-
-
 def restore(
     config: Config, run: runs.Run, snapshot_id: str, *, commit: Callable[[int], None]
-) -> tuple[live.Live, list[dict[str, Any]]]:
+) -> tuple[live.Live, list[Mapping[str, Any]]]:
     """Restore the snapshot as the one running copy of `run`; with it, the connections that had to be reset.
 
     commit(root_pid) is called when everything is there and before any of it runs: the point of no return.
@@ -130,13 +109,15 @@ def restore(
     """
     repository = vault.open_repository(config)
     snapshot = repository.read(snapshot_id)
-    manifest = snapshot.manifest
-    host.require_able(config, manifest)
+    host.require_able(config, snapshot.manifest)
+    known = saved.read(config, snapshot.manifest)
     tip = is_tip(run.state, snapshot)
+    reset = [] if tip else [one for one in known.connections if plan.crosses(one)]
     contents = repository.contents(snapshot)
+    saved.check_contents(contents)
     reader = repository.reader(snapshot, contents)
     room = images.capacity(sum(blob.size for blob in contents.images.values()))
-    images.check_memory(room)
+    _require_memory(room)
     with ExitStack() as rollback:
         with ExitStack() as undo:
             image_dir = undo.enter_context(ImageDir(run.runtime / "images", room))
@@ -144,16 +125,14 @@ def restore(
             terminals.give_back_controlling_terminals(image_dir.path)
             timers.wind_up_periodic_timers(image_dir.path)
             scrollback = Scrollback(b"".join(reader.stream(contents.attachments["scrollback"])))
-            layout = _rebuild_files(
-                config, run, manifest.resources["mounts"], reader, contents.trees["upper"], rollback
-            )
+            layout = _rebuild_files(config, run, known.mounts, reader, saved.layer(contents), rollback)
             root = run.runtime / "root"
             mounts.mount_root(layout, root)
             undo.callback(_unmount, root)
             cgroup = live.make_cgroup(config, run.spec.id)
             rollback.callback(cgroup.remove)
             rollback.callback(cgroup.kill)
-            pipes = _pipes(manifest, rollback)
+            pipes = _pipes(known.terminal, rollback)
             restored = criu.restore(
                 criu.Request(
                     criu=config.criu,
@@ -161,13 +140,13 @@ def restore(
                     work=run.directory,
                     root=root,
                     externals=layout.restore_externals(),
-                    inherit=pipes.inherit(manifest.resources["terminal"]) if pipes else [],
-                    keep_connections=tip or not crossing(manifest),
-                    network_lock=manifest.resources["network"]["lock"] if tip else "skip",
+                    inherit=pipes.inherit(known.terminal) if pipes else [],
+                    keep_connections=not reset,
+                    network_lock=known.network_lock if tip else "skip",
                     limit=_PATIENCE + room / _SLOWEST,
                 ),
                 place=cgroup.add,
-                at_stage=partial(_commit_before_it_runs, commit, manifest.resources["terminal"]),
+                at_stage=partial(_commit_before_it_runs, commit, known.terminal),
             )
         alive = live.Live(
             config=config,
@@ -177,11 +156,11 @@ def restore(
             root_pid=restored.root_pid,
             console=_console(pipes, restored),
             scrollback=scrollback,
-            modes=_modes(manifest),
-            pending_input=manifest.resources["terminal"],
+            modes=_modes(known.terminal),
+            pending_input=known.terminal,
         )
         rollback.pop_all()
-    return alive, [] if tip else crossing(manifest)
+    return alive, reset
 
 
 def _commit_before_it_runs(
@@ -209,9 +188,22 @@ def is_tip(state: RunState, snapshot: Snapshot) -> bool:
     )
 
 
-def crossing(manifest: Manifest) -> list[dict[str, Any]]:
-    """The connections of the snapshot that have their other end outside of the tree."""
-    return [one for one in manifest.resources["connections"] if plan.crosses(one)]
+def _require_memory(room: int) -> None:
+    try:
+        images.check_memory(room)
+    except Refused as error:
+        raise HostCannot(error.message, hint="free memory on this host", agent_state="not running") from error
+
+
+def _require_space(directory: Path, need: int) -> None:
+    facts = os.statvfs(directory)
+    have = facts.f_bavail * facts.f_frsize
+    if need > have:
+        raise HostCannot(
+            f"the run's files need {need >> 20} MiB in {directory} and {have >> 20} MiB are free there",
+            hint="free some space there, or set CRIU_AGENT_STATE_DIR to a larger file system",
+            agent_state="not running",
+        )
 
 
 def _load(reader: Reader, blobs: Mapping[str, Blob], directory: Path) -> None:
@@ -231,6 +223,7 @@ def _rebuild_files(
 ) -> mounts.Layout:
     """The upper layer of the snapshot, in a directory of its own until the run lives in it."""
     layout = live.layout(config, run.spec, directory=_NEW_BOX, mounted=mounted)
+    _require_space(run.directory, sum(blob.size for blob in tree.blobs))
     files.remove_tree(layout.directory)
     rollback.callback(files.remove_tree, layout.directory)
     layout.upper.mkdir(mode=0o755, parents=True)
@@ -260,11 +253,10 @@ def _unmount(root: Path) -> None:
     syscalls.umount2(str(root), syscalls.MNT_DETACH)
 
 
-def _pipes(manifest: Manifest, undo: ExitStack) -> Pipes | None:
-    saved = manifest.resources["terminal"]
-    if saved["kind"] != "pipes":
+def _pipes(terminal: Mapping[str, Any], undo: ExitStack) -> Pipes | None:
+    if terminal["kind"] != "pipes":
         return None
-    pipes = Pipes.again(saved)
+    pipes = Pipes.again(terminal)
     undo.callback(pipes.close)
     return pipes
 
@@ -279,7 +271,7 @@ def _console(pipes: Pipes | None, restored: criu.Restored) -> Console:
     return Pty(console)
 
 
-def _modes(manifest: Manifest) -> Modes:
+def _modes(terminal: Mapping[str, Any]) -> Modes:
     modes = Modes()
-    modes.follow(manifest.resources["terminal"]["modes"].encode("latin-1"))
+    modes.follow(terminal["modes"].encode("latin-1"))
     return modes

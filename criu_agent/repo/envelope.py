@@ -31,15 +31,22 @@ def seal_manifest(secret: Secret, run_id: str, plain: bytes) -> bytes:
 
 
 def open_manifest(
-    secret: Secret, run_id: str, snapshot_id: str, data: bytes, *, revoked: frozenset[bytes] = _NO_SIGNERS
+    secret: Secret,
+    run_id: str,
+    snapshot_id: str,
+    data: bytes,
+    *,
+    most: int = MANIFEST_LIMIT,
+    revoked: frozenset[bytes] = _NO_SIGNERS,
 ) -> bytes:
-    """What was given to `seal_manifest`, of the object `snapshots/<run id>/<snapshot id>`.
+    """What was given to `seal_manifest`, of the object `snapshots/<run id>/<snapshot id>`; its first `most` bytes.
 
     `data` may be cut one byte after MANIFEST_LIMIT. Corrupt, or HostCannot for another version; nothing is
     decrypted, decompressed or parsed before the signature was checked.
     """
     what = f"the manifest of snapshot {snapshot_id}"
-    return _open(secret, _manifest(secret, run_id, what), data, MANIFEST_LIMIT, revoked, snapshot_id)
+    place = _manifest(secret, run_id, what)
+    return _unpack(_open(secret, place, data, MANIFEST_LIMIT, revoked, snapshot_id), place, MANIFEST_LIMIT, most)
 
 
 def seal_register(secret: Secret, name: str, document: Mapping[str, Any]) -> bytes:
@@ -55,7 +62,8 @@ def open_register(
 ) -> dict[str, Any]:
     """What was given to `seal_register`. Corrupt, or HostCannot for another version, as `open_manifest`."""
     place = _register(secret, name)
-    document = from_json(_open(secret, place, data, REGISTER_LIMIT, revoked, None), place.what)
+    content = _open(secret, place, data, REGISTER_LIMIT, revoked, None)
+    document = from_json(_unpack(content, place, REGISTER_LIMIT, REGISTER_LIMIT), place.what)
     if not isinstance(document, dict):
         raise Corrupt(f"{place.what} is changed: it is no JSON object")
     return document
@@ -107,7 +115,7 @@ def _open(
     signer, body = verify(place, data, limit, accepted.__contains__)
     if name is not None and blake3(data).hexdigest() != name:
         raise Corrupt(f"{place.what} is another manifest")
-    return _unpack(_decrypt(secret, place, signer, body), place, limit)
+    return _decrypt(secret, place, signer, body)
 
 
 def _decrypt(secret: Secret, place: Place, signer: bytes, body: memoryview) -> bytes:
@@ -125,8 +133,8 @@ def _decrypt(secret: Secret, place: Place, signer: bytes, body: memoryview) -> b
         raise Corrupt(f"{place.what} is changed: it does not decrypt") from error
 
 
-def _unpack(content: bytes, place: Place, limit: int) -> bytes:
-    """The plain bytes of a content that was signed: its limits hold even for a signer that was careless."""
+def _unpack(content: bytes, place: Place, limit: int, most: int) -> bytes:
+    """The first plain bytes of a content that was signed: its limits hold even for a signer that was careless."""
     if len(content) < _FRAME.size:
         raise Corrupt(f"{place.what} is truncated")
     (length,) = _FRAME.unpack_from(content)
@@ -134,9 +142,13 @@ def _unpack(content: bytes, place: Place, limit: int) -> bytes:
     if len(frame) < length:
         raise Corrupt(f"{place.what} is truncated")
     try:
-        if zstandard.get_frame_parameters(frame).content_size > limit:
+        size = zstandard.get_frame_parameters(frame).content_size
+        if size > limit:
             raise Corrupt(f"{place.what} is changed: it says that it is longer than {limit} bytes")
-        return zstandard.ZstdDecompressor(max_window_size=_WINDOW).decompress(frame, allow_extra_data=False)
+        decompressor = zstandard.ZstdDecompressor(max_window_size=_WINDOW)
+        if size > most:
+            return decompressor.stream_reader(frame).read(most)
+        return decompressor.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise Corrupt(f"{place.what} is changed: {error}") from error
 

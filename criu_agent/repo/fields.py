@@ -75,7 +75,7 @@ class Fields:
         """A mapping whose keys are names."""
         for name in self.inner(key).document:
             if not NAME.fullmatch(name):
-                self._wrong(key, f"without the name {name!r}")
+                raise Corrupt(f"{self.what} is changed: {key!r} has {name!r}, which is no name")
         return self.mapping(key, value)
 
     def _typed(self, key: str, kind: type, what: str) -> Any:  # noqa: ANN401 - the callers narrow it

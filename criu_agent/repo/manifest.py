@@ -7,7 +7,7 @@ the memory of the run, is parsed only when it is needed.
 from dataclasses import asdict
 from typing import Any
 
-from criu_agent.errors import Corrupt
+from criu_agent.errors import Corrupt, Failure
 from criu_agent.model import Contents, Host, Manifest, Tree
 from criu_agent.repo import table
 from criu_agent.repo.fields import Fields
@@ -15,16 +15,22 @@ from criu_agent.repo.table import Blobs
 from criu_agent.store.document import from_json, to_json
 
 SIZE_LIMIT = 64 << 20  # plain bytes of a manifest
-_HEAD_LIMIT = 1 << 20  # of its first line
+HEAD_LIMIT = 4 << 20  # of its first line: it has the arguments, and input that no program has read yet
 # What may be parsed into objects: 64 MiB of `[[],[],...]` would take gigabytes of memory.
 _VALUES = 4 << 20
 _CONTAINERS = 1 << 20
+_LARGEST_PAGE = 1 << 20
 
 
 def encode(manifest: Manifest, contents: Contents) -> bytes:
-    """The plain bytes of a manifest. ValueError for one that would not be read again: such a one is never stored."""
-    body = _encode_contents(contents)
-    data = to_json(asdict(manifest)) + b"\n" + body + b"\n"
+    """The plain bytes of a manifest, which can be read again. Failure for what is too large for one."""
+    head, body = to_json(asdict(manifest)), _encode_contents(contents)
+    if len(head) >= HEAD_LIMIT or len(head) + len(body) + 2 > SIZE_LIMIT:
+        raise Failure(
+            f"this is too large for a snapshot: its manifest would have {len(head)} and {len(body)} bytes",
+            hint="it has arguments, labels or waiting input of several MiB, or memory of more than 256 GiB",
+        )
+    data = head + b"\n" + body + b"\n"
     try:
         _, again = decode(data, "this manifest")
         contents_of(again, "this manifest")
@@ -38,11 +44,24 @@ def decode(data: bytes, what: str) -> tuple[Manifest, bytes]:
 
     Corrupt for any field that is not as it should be. Keys that we do not know are ignored.
     """
-    head, end, body = data.partition(b"\n")
-    if len(data) > SIZE_LIMIT or len(head) > _HEAD_LIMIT or not end or not body.endswith(b"\n"):
+    body = body_of(data, what)
+    return decode_head(data, what), body
+
+
+def decode_head(data: bytes, what: str) -> Manifest:
+    """Of the first HEAD_LIMIT bytes, or more, of a manifest. Corrupt as in `decode`."""
+    end = data.find(b"\n", 0, HEAD_LIMIT)
+    if end < 0:
+        raise Corrupt(f"{what} is changed: its first line is too long, or has no end")
+    return _manifest(Fields(from_json(_bounded(data[:end], what), what), what))
+
+
+def body_of(data: bytes, what: str) -> bytes:
+    """The second line. Corrupt if there are not two."""
+    _, end, body = data.partition(b"\n")
+    if len(data) > SIZE_LIMIT or not end or not body.endswith(b"\n"):
         raise Corrupt(f"{what} is changed: it is not two lines of JSON, or too long")
-    fields = Fields(from_json(_bounded(head, what), what), what)
-    return _manifest(fields), body
+    return body
 
 
 def contents_of(body: bytes, what: str) -> Contents:
@@ -114,8 +133,16 @@ def _host(fields: Fields) -> Host:
         boot_id=fields.text("boot_id"),
         kernel=fields.text("kernel"),
         machine=fields.text("machine"),
-        page_size=fields.integer("page_size"),
+        page_size=_page_size(fields),
         criu=fields.text("criu"),
         cpu_model=fields.text("cpu_model") if "cpu_model" in fields.document else "",
         cpu_flags=fields.texts("cpu_flags") if "cpu_flags" in fields.document else (),
     )
+
+
+def _page_size(fields: Fields) -> int:
+    """As kernels have: a power of two."""
+    size = fields.integer("page_size", least=4096)
+    if size > _LARGEST_PAGE or size & (size - 1):
+        raise Corrupt(f"{fields.what} is changed: there are no pages of {size} bytes")
+    return size

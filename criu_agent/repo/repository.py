@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, replace
+from threading import Lock
 
 from criu_agent.errors import Corrupt, HostCannot, NotFound
 from criu_agent.model import Contents, Pack, Snapshot, Table
@@ -24,6 +25,7 @@ from criu_agent.store.base import Store
 TAGS = "tags/"
 _HINT = "restore another snapshot: `criu-agent snapshots` lists them"
 _AT_ONCE = 8  # manifests that are got at a time: a store far away answers each after a while
+_SMALL = 2 << 20  # bytes of a manifest; of larger ones one at a time is in memory
 
 Unreadable = Corrupt | HostCannot
 
@@ -61,6 +63,7 @@ class Repository:
         self.heads = Heads(self.registers, floor, older=older)
         self._revoked = revoked
         self._exported = exported
+        self._one_large = Lock()
 
     @property
     def id(self) -> str:
@@ -121,7 +124,9 @@ class Repository:
 
     def contents(self, snapshot: Snapshot) -> Contents:
         """Where everything of the snapshot is stored."""
-        return manifest.contents_of(snapshot.body, f"the manifest of snapshot {snapshot.id}")
+        name = catalogue.name_of(snapshot)
+        plain, _ = self._open_manifest(name, envelope.MANIFEST_LIMIT)
+        return manifest.contents_of(manifest.body_of(plain, _what(name)), _what(name))
 
     def reader(self, snapshot: Snapshot, contents: Contents | None = None) -> Reader:
         """Reads its blobs, every byte verified before it is handed out."""
@@ -264,18 +269,33 @@ class Repository:
         return replace(snapshot, tags=self._tags(snapshot))
 
     def _read_manifest(self, name: Name) -> Snapshot:
-        what = f"the manifest of snapshot {name.snapshot}"
-        data = self.store.get(name.object, envelope.MANIFEST_LIMIT + 1)
+        plain, generation = self._open_manifest(name, manifest.HEAD_LIMIT)
         try:
-            plain = envelope.open_manifest(self.secret, name.run, name.snapshot, data, revoked=self._revoked)
-            found, body = manifest.decode(plain, what)
+            found = manifest.decode_head(plain, _what(name))
             if (found.run_id, found.sequence) != (name.run, name.sequence):
-                raise Corrupt(f"{what} lies under the name of another")
+                raise Corrupt(f"{_what(name)} lies under the name of another")
         except Corrupt as error:
             error.hint = error.hint or _HINT
             raise
-        generation = envelope.generation_of(data)
-        return Snapshot(id=name.snapshot, manifest=found, tags=found.tags, body=body, generation=generation)
+        return Snapshot(id=name.snapshot, manifest=found, tags=found.tags, generation=generation)
+
+    def _open_manifest(self, name: Name, most: int) -> tuple[bytes, int]:
+        """The first plain bytes of a manifest, and the generation of its keys."""
+        data = self.store.get(name.object, _SMALL + 1)
+        if len(data) <= _SMALL:
+            return self._opened(name, data, most)
+        with self._one_large:
+            return self._opened(name, self.store.get(name.object, envelope.MANIFEST_LIMIT + 1), most)
+
+    def _opened(self, name: Name, data: bytes, most: int) -> tuple[bytes, int]:
+        try:
+            plain = envelope.open_manifest(
+                self.secret, name.run, name.snapshot, data, most=most, revoked=self._revoked
+            )
+        except Corrupt as error:
+            error.hint = error.hint or _HINT
+            raise
+        return plain, envelope.generation_of(data)
 
     def _tags(self, snapshot: Snapshot) -> tuple[str, ...]:
         """As they are now."""
@@ -286,6 +306,10 @@ class Repository:
         except Corrupt as error:
             error.hint = f"to have the tags that it was made with: criu-agent forget --lost {run_id}"
             raise
+
+
+def _what(name: Name) -> str:
+    return f"the manifest of snapshot {name.snapshot}"
 
 
 class _Packs:

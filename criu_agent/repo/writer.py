@@ -61,8 +61,7 @@ class Writer:
         self._move_head(place)
         if self._hashes:
             self._remember(self._hashes, name)
-        _, body = manifest.decode(plain, "this manifest")
-        return Snapshot(id=name, manifest=new, tags=new.tags, body=body, generation=self._keys.generation)
+        return Snapshot(id=name, manifest=new, tags=new.tags, generation=self._keys.generation)
 
     def withdraw(self, snapshot: Snapshot) -> None:
         """Take back what `commit` made: the run was not stopped at it after all."""

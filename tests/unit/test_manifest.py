@@ -1,5 +1,6 @@
 """Manifests: what is encoded is decoded, and nothing else is."""
 
+import base64
 import json
 from dataclasses import replace
 from typing import Any
@@ -8,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from criu_agent.errors import Corrupt
+from criu_agent.errors import Corrupt, Failure
 from criu_agent.model import Blob, Contents, Extent, Host, Manifest, Pack, Piece, Table, Tree
 from criu_agent.repo import manifest as manifests_of
-from criu_agent.repo.manifest import SIZE_LIMIT, contents_of, decode, encode
+from criu_agent.repo.manifest import SIZE_LIMIT, contents_of, decode, decode_head, encode
 
 names = st.from_regex(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,20}", fullmatch=True)
 # what os.fsdecode makes of any bytes: text, and a lone surrogate for each byte that is not UTF-8
@@ -40,7 +41,7 @@ hosts = st.builds(
     boot_id=texts,
     kernel=texts,
     machine=texts,
-    page_size=st.integers(1, 1 << 20),
+    page_size=st.integers(12, 20).map(lambda bits: 1 << bits),
     criu=texts,
 )
 manifests = st.builds(
@@ -290,6 +291,29 @@ def test_a_manifest_beyond_the_limit_is_corrupt_unparsed(monkeypatch: pytest.Mon
     monkeypatch.setattr(manifests_of, "from_json", None)
     with pytest.raises(Corrupt, match="too long"):
         decode(line(example()) + b" " * SIZE_LIMIT + b"\n", "snapshot 1a2b")
+
+
+def test_a_list_needs_the_first_line_alone() -> None:
+    data = line(example()) + line(where())
+    assert decode_head(data[: len(line(example()))], "it") == decoded(example())
+    with pytest.raises(Corrupt, match="first line"):
+        decode_head(line(example())[:-1], "it")
+
+
+def test_a_run_that_is_too_large_for_a_manifest_is_told_so() -> None:
+    for change in ({"argv": ("x" * (5 << 20),)}, {"labels": {"a": "ü" * (1 << 20)}}):
+        with pytest.raises(Failure, match="too large for a snapshot"):
+            encode(replace(decoded(example()), **change), located(where()))
+    waiting = {"terminal": {"pending": base64.b64encode(bytes(2 << 20)).decode()}}
+    encode(replace(decoded(example()), resources=waiting), located(where()))  # what a session may have waiting, twice
+
+
+@pytest.mark.parametrize("size", [0, 1, 2048, 4097, 12288, 1 << 21])
+def test_pages_of_a_size_that_no_kernel_has_are_corrupt(size: int) -> None:
+    document = example()
+    document["host"]["page_size"] = size
+    with pytest.raises(Corrupt, match="page"):
+        decoded(document)
 
 
 def test_what_could_not_be_read_back_is_not_encoded() -> None:

@@ -45,7 +45,6 @@ def taken(*times: str | datetime, run: str = "run", tags: tuple[str, ...] = ()) 
             ),
             tags=tags,
             generation=1,
-            body=b"",
         )
         for number, moment in enumerate(moments, 1)
     ]

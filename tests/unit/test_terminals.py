@@ -9,6 +9,7 @@ import pytest
 
 from criu_agent.criu import messages_pb2 as pb
 from criu_agent.criu.terminals import give_back_controlling_terminals, name_sessions
+from criu_agent.errors import Corrupt
 from criu_agent.linux import process
 from tests.conftest import await_true
 
@@ -138,3 +139,28 @@ def test_a_terminal_that_nobody_in_the_tree_controls_stays_without_a_session(tmp
     finally:
         child.kill()
         child.wait()
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        MAGIC + struct.pack("<I", 5) + b"abc",
+        MAGIC + b"\1",
+        MAGIC + bytes(4),
+        MAGIC + bytes(20 << 20),
+        MAGIC[:3],
+        MAGIC + struct.pack("<I", 2) + b"\xff\xff",
+        *(MAGIC + struct.pack("<I", len(one)) + one for one in [tty(1, 9).SerializeToString()]),
+    ],
+)
+def test_an_image_that_criu_has_not_written_is_corrupt(tmp_path: Path, files: bytes) -> None:
+    directory = images(tmp_path, [info(1)], [tty(1, 1)])
+    (directory / "files.img").write_bytes(files)
+    with pytest.raises(Corrupt, match=r"the image files\.img"):
+        give_back_controlling_terminals(directory)
+
+
+def test_a_file_with_the_highest_number_leaves_none_for_another_one(tmp_path: Path) -> None:
+    directory = images(tmp_path, [info(1)], [tty(1, 1), tty((1 << 32) - 1, 1)])
+    with pytest.raises(Corrupt, match="number 4294967295"):
+        give_back_controlling_terminals(directory)

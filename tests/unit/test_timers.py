@@ -33,7 +33,7 @@ def files_image(directory: Path, file: pb.File) -> Path:
 def test_a_periodic_timer_that_has_ticked_comes_after_one_period(tmp_path: Path) -> None:
     path = files_image(tmp_path, timer(ticks=3, value=(0, 0), interval=(1, 500)))
     assert wind_up_periodic_timers(tmp_path) == 1
-    first, mended, last = map(pb.File.FromString, image_file.messages(path))
+    first, mended, last = image_file.small(path, pb.File)
     assert (first.id, mended.id, last.id) == (1, 5, 9)
     assert (mended.timer.value_s, mended.timer.value_ns, mended.timer.ticks) == (1, 500, 3)
     assert UNKNOWN in mended.timer.SerializeToString(), "what we do not know is kept"

@@ -1,0 +1,170 @@
+"""What a manifest says of its run, checked before anything is done with it.
+
+A signature says who wrote a manifest, not that it is right: another version of ours may have, or somebody who has the
+key. Nothing here is believed because it is signed.
+"""
+
+import base64
+import binascii
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from os.path import normpath
+from typing import Any, NoReturn
+
+from criu_agent import runs
+from criu_agent.config import Config
+from criu_agent.criu.command import NetworkLock
+from criu_agent.errors import Corrupt
+from criu_agent.model import Contents, Manifest, RunSpec, Tree
+from criu_agent.ops import automatic
+from criu_agent.repo.fields import Fields
+
+_USER = re.compile(r"(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,9})")
+_HIGHEST_ID = (1 << 32) - 2  # -1 means "as it is" to chown
+_IMAGE = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.img")
+_PIPE = re.compile(r"pipe:\[[0-9]{1,20}\]")
+_INPUT = 16 << 20  # bytes that lie unread in a pipe, or are on their way into it
+_TYPED = 4096  # N_TTY_BUF_SIZE: no line discipline holds more
+_SCROLLBACK = 8 << 20  # bytes; twice what is kept
+_CONNECTION = ("id", "program", "protocol", "local", "remote", "state", "action")
+_HINT = "restore another snapshot: `criu-agent snapshots` lists them"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """terminal, connections: as a checkpoint has saved them. mounts: keys of the box's binds to where they were."""
+
+    spec: RunSpec
+    terminal: Mapping[str, Any]
+    connections: tuple[Mapping[str, Any], ...]
+    network_lock: NetworkLock
+    mounts: Mapping[str, str]
+
+
+def read(config: Config, manifest: Manifest) -> Saved:
+    """Corrupt for what no checkpoint has written, Usage for a name that no run can have here."""
+    fields = Fields(dict(manifest.resources), "the snapshot")
+    return Saved(
+        spec=_spec(config, manifest, fields.inner("run")),
+        terminal=_terminal(fields.inner("terminal")),
+        connections=_connections(fields),
+        network_lock=_network_lock(fields.inner("network")),
+        mounts=fields.mapping("mounts", _path),
+    )
+
+
+def layer(contents: Contents) -> Tree:
+    """The files that the run wrote. Corrupt if there are none."""
+    if "upper" not in contents.trees:
+        _wrong("it has no files of the run")
+    return contents.trees["upper"]
+
+
+def check_contents(contents: Contents) -> None:
+    """Corrupt for an image that CRIU does not make, or a scrollback that is none."""
+    strange = [name for name in contents.images if not _IMAGE.fullmatch(name)]
+    if strange:
+        _wrong(f"{strange[0]!r} is no image of CRIU's")
+    if "scrollback" not in contents.attachments or contents.attachments["scrollback"].size > _SCROLLBACK:
+        _wrong("it has no scrollback, or too much of it")
+
+
+def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
+    """What is known of a run from its snapshot alone. Its environment is in its memory, not in the manifest."""
+    if not manifest.argv or any("\0" in argument for argument in manifest.argv):
+        _wrong("it has no command")
+    return RunSpec(
+        id=manifest.run_id,
+        name=runs.check_name(manifest.run_name),
+        argv=manifest.argv,
+        workdir=_checked_path(manifest.workdir, "the work directory"),
+        env={},
+        user=_user(run.text("user")),
+        user_namespace=run.flag("user_namespace"),
+        tty=run.flag("tty"),
+        stdin_open=run.flag("stdin_open"),
+        through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),
+        labels=manifest.labels,
+        **runs.repository_of(config),
+        created=run.time("started"),
+        **automatic.settings(run.document),
+    )
+
+
+def _user(text: str) -> str:
+    match = _USER.fullmatch(text)
+    if not match or max(map(int, match.groups())) > _HIGHEST_ID:
+        _wrong(f"{text!r} is no user")
+    return text
+
+
+def _terminal(fields: Fields) -> Mapping[str, Any]:
+    kind = fields.text("kind")
+    if kind not in ("pty", "pipes"):
+        _wrong(f"its terminal is of the unknown kind {kind!r}")
+    if kind == "pipes":
+        _pipes(fields)
+    _bytes(fields, "unread", _TYPED)
+    try:
+        fields.text("modes").encode("latin-1")
+    except UnicodeEncodeError:
+        _wrong("the modes of its terminal are no bytes")
+    if "pending" in fields.document:
+        _bytes(fields, "pending", _INPUT)
+    return fields.document
+
+
+def _pipes(fields: Fields) -> None:
+    with_input = fields.document.get("input") is not None
+    keys = fields.texts("keys")
+    if len(keys) != 2 + with_input or not all(map(_PIPE.fullmatch, keys)) or len(set(keys)) != len(keys):
+        _wrong("its standard streams are no pipes")
+    if with_input:
+        _bytes(fields, "input", _INPUT)
+        fields.flag("input_closed")
+
+
+def _bytes(fields: Fields, key: str, most: int) -> None:
+    try:
+        data = base64.b64decode(fields.text(key), validate=True)
+    except (binascii.Error, ValueError):
+        _wrong(f"{key!r} of its terminal is no base64")
+    if len(data) > most:
+        _wrong(f"{key!r} of its terminal is longer than {most} bytes")
+
+
+def _connections(fields: Fields) -> tuple[Mapping[str, Any], ...]:
+    documents = fields.any("connections")
+    if not isinstance(documents, list):
+        _wrong("'connections' is no list")
+    found = [Fields(one, "a connection of the snapshot") for one in documents]
+    for one in found:
+        for key in _CONNECTION:
+            one.text(key)
+        one.flag("internal")
+    return tuple(one.document for one in found)
+
+
+def _network_lock(fields: Fields) -> NetworkLock:
+    lock = fields.text("lock")
+    if lock == "nftables":
+        return "nftables"
+    if lock != "skip":
+        _wrong(f"{lock!r} is no lock of its network")
+    return "skip"
+
+
+def _path(fields: Fields, key: str) -> str:
+    return _checked_path(fields.text(key), f"the mount {key!r}")
+
+
+def _checked_path(path: str, what: str) -> str:
+    """A path as realpath gives it: from the root, without a dot or two."""
+    if not path.startswith("/") or normpath(path) != path or path.startswith("//") or "\0" in path:
+        _wrong(f"{what} is {path!r}, which is no path from the root")
+    return path
+
+
+def _wrong(why: str) -> NoReturn:
+    raise Corrupt(f"the snapshot is changed: {why}", hint=_HINT)

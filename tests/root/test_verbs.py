@@ -580,3 +580,17 @@ def test_help_of_every_verb_is_quick_to_read(agent: Agent) -> None:
         text = agent(verb, "--help").out
         assert text.startswith(f"Usage: criu-agent {verb}")
         assert len(text.splitlines()) < 60
+
+
+def test_logs_and_wait_answer_in_json(agent: Agent) -> None:
+    agent("run", "-d", "--name", "x", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    outcome = agent("--json", "wait", "x", check=False)
+    assert outcome.code == 7
+    assert {key: outcome.json[key] for key in ("name", "exit_code", "suspended")} == {
+        "name": "x",
+        "exit_code": 7,
+        "suspended": False,
+    }
+    printed = agent("--json", "logs", "x").json_lines
+    assert sorted((one["stream"], one["text"]) for one in printed) == [("stderr", "err\n"), ("stdout", "out\n")]
+    assert all(one["message_type"] == "output" and one["time"].endswith("Z") for one in printed)

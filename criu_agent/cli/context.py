@@ -112,7 +112,19 @@ class Context:
         if self.options.repo is None and len({run.spec.repository for run in found}) > 1:
             names = " and ".join(dict.fromkeys(run.spec.name for run in found))
             raise Usage(f"{names} have their snapshots in several repositories", hint="name one with --repo")
-        return vault.open_repository(self.config, ask=self.ask_passphrase, older=self.options.allow_rollback)
+        return vault.open_repository(
+            self.config,
+            ask=self.ask_passphrase,
+            older=self.options.allow_rollback,
+            make=not self._has_snapshots_there(),
+        )
+
+    def _has_snapshots_there(self) -> bool:
+        """Whether a run of this host has snapshots in the repository: then it is not made anew."""
+        from criu_agent import runs
+
+        here = [run for run in runs.every(self.config) if run.spec.repository == self.config.repository]
+        return any(run.state.last_snapshot for run in here)
 
     def use_repository_of(self, spec: "RunSpec") -> None:
         """Take the repository of a run, and what opens it, for this command line's. What flags say stays.

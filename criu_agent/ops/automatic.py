@@ -37,7 +37,7 @@ def thin_out(live: Live, *, newest: str, cancel: Cancel) -> int:
     """
     if live.spec.keep_last is None:
         return 0
-    repository = vault.open_repository(live.config)
+    repository = vault.open_repository(live.config, make=False)
     with vault.locked(repository, live.spec.id, "keep-last"):
         found = repository.snapshots(live.spec.id).snapshots
         dropped = policy.surplus(found, live.spec.id, live.spec.keep_last)

@@ -104,7 +104,8 @@ def checkpoint(
     lock: NetworkLock = "nftables" if any(plan.crosses(one) for one in connections) else "skip"
     room = images.capacity(found.memory)
     images.check_memory(room)
-    repository = vault.open_repository(live.config)
+    # Once it has snapshots it must be there: who unmounts it must not find the next ones somewhere else.
+    repository = vault.open_repository(live.config, make=not request.parent)
     writing = vault.writing(live.config, repository, live.spec.id, "checkpoint", parent=request.base)
     phases.end("plan")
 

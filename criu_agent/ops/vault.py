@@ -35,14 +35,14 @@ class Made:
     limits: tuple[str, ...]  # what the store cannot do, in words
 
 
-def open_repository(config: Config, *, ask: Ask | None = None, older: bool = False) -> Repository:
-    """The repository; one in a local directory is made on first use.
+def open_repository(config: Config, *, ask: Ask | None = None, older: bool = False, make: bool = True) -> Repository:
+    """The repository; one in a local directory is made on first use, unless `make` says that it must be there.
 
     older: allow that the store has fallen behind what this host has seen of it. NotFound where there is none,
     WrongKey where this host has no key for it, Usage for a URL that no store serves, Corrupt if it is damaged.
     """
     store = open_store(config.repository, endpoint_url=config.endpoint_url)
-    found = _header(config, store)
+    found = _header(config, store, make=make)
     if not found.conditional:
         store = open_store(config.repository, endpoint_url=config.endpoint_url, conditional=False)
     believed = trust.read(config.allowed_signers, found.id)
@@ -148,16 +148,20 @@ def believe(config: Config, signer: str, *, repository_id: str = "") -> Path:
     return config.allowed_signers
 
 
-def _header(config: Config, store: Store) -> Header:
+def _header(config: Config, store: Store, *, make: bool) -> Header:
     """The repository's header, with at least one key to it."""
     try:
         found = header.read(store)
         if not config.local_repository or store.list(keyring.PREFIX):
             return found
     except NotFound as error:
-        if not config.local_repository:
+        if not make or not config.local_repository:
+            unmounted = (
+                "if it lies on a file system that is not mounted: mount it; " if config.local_repository else ""
+            )
             raise NotFound(
-                f"there is no repository at {config.repository}", hint=f"criu-agent init -r {config.repository}"
+                f"there is no repository at {config.repository}",
+                hint=f"{unmounted}to make one: criu-agent init -r {config.repository}",
             ) from error
     with _first_use(config):
         try:

@@ -103,6 +103,28 @@ def test_a_full_state_directory_is_16_and_the_run_goes_on(agent: Agent, first: b
         await_true(lambda: numbers(agent)[-1] > before[-1], "it counts on")
 
 
+def test_a_repository_that_has_gone_is_not_made_anew_where_it_was(agent: Agent) -> None:
+    """Its file system was unmounted: the next snapshots must not go to what lies below, with keys of its own."""
+    start_counter(agent)
+    agent("checkpoint", "counter")
+    repository, aside = agent.directory / "repository", agent.directory / "aside"
+    repository.rename(aside)
+    for verb in ("checkpoint", "suspend"):
+        outcome = agent(verb, "counter", check=False)
+        assert outcome.code == 10, outcome
+        assert f"there is no repository at {repository}" in outcome.err
+        assert "mount it" in outcome.err
+        assert "(the agent: running, unharmed)" in outcome.err
+        assert not repository.exists()
+    aside.rename(repository)
+    agent("suspend", "counter")
+    repository.rename(aside)
+    assert agent("resume", "-d", "counter", check=False).code == 10
+    aside.rename(repository)
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)
+
+
 def test_images_that_need_more_memory_than_there_is_are_refused_before_the_freeze() -> None:
     have = images.available_memory(Path("/proc/meminfo").read_text())
     images.check_memory(1 << 20)

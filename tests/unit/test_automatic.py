@@ -65,7 +65,7 @@ def repository(monkeypatch: pytest.MonkeyPatch) -> Repository:
     made = opened()
     for number in range(12):
         take(made, {"a": bytes([number]) * 5000}, of=replace(EMPTY, run_id="run", resources={AUTOMATIC: {}}))
-    monkeypatch.setattr(automatic.vault, "open_repository", lambda _: made)
+    monkeypatch.setattr(automatic.vault, "open_repository", lambda _, make: made)
     return made
 
 

@@ -26,11 +26,18 @@ def elsewhere(agent: Agent) -> Iterator[Agent]:
         shutil.rmtree(place)
 
 
+def bring_key(agent: Agent, elsewhere: Agent) -> None:
+    """Give the other host the key of the repository, as its user would."""
+    (key_file,) = agent.directory.glob("state/keys/*.key")
+    elsewhere.env["CRIU_AGENT_KEY_FILE"] = str(shutil.copy(key_file, elsewhere.directory / "key"))
+
+
 def test_a_snapshot_of_another_host_does_not_show_where_this_one_keeps_its_state(
     agent: Agent, elsewhere: Agent
 ) -> None:
     start_counter(agent)
     agent("suspend", "counter")
+    bring_key(agent, elsewhere)
     elsewhere("restore", "-d", "counter")
     assert elsewhere("exec", "counter", "ls", "-A", str(elsewhere.directory / "state")).out == ""
     elsewhere("suspend", "counter")
@@ -43,6 +50,7 @@ def test_a_snapshot_of_another_host_does_not_show_where_this_one_keeps_its_state
 def test_a_run_whose_work_directory_holds_the_state_of_this_host_is_refused(agent: Agent, elsewhere: Agent) -> None:
     start_counter(agent)
     agent("suspend", "counter")
+    bring_key(agent, elsewhere)
     inside = agent.workdir / "state"
     outcome = elsewhere("restore", "-d", "counter", env={"CRIU_AGENT_STATE_DIR": str(inside)}, check=False)
     assert outcome.code == 15

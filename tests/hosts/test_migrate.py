@@ -242,7 +242,7 @@ def test_an_older_criu_agent_there_is_15(hosts: Hosts) -> None:
     start_counter_on_a(hosts)
     script = 'case "$*" in *--confirm*) exec "$real" --json restore --unheard-of ;; esac\nexec "$real" "$@"\n'
     outcome = hosts.a(*MIGRATE, "--remote-program", hosts.b.program_there(script), check=False)
-    assert_back_here(hosts, outcome, 15, "criu-agent on 10.66.0.2 is of another version: No such option")
+    assert_back_here(hosts, outcome, 15, "criu-agent on 10.66.0.2 is of another version: no such option")
 
 
 def test_a_word_that_is_lost_on_the_way_has_it_go_on_here(hosts: Hosts) -> None:

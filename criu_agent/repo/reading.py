@@ -252,11 +252,13 @@ def _spans(table: Table, numbers: Iterable[int]) -> Iterator[_Span]:
 
 def _grouped(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
     group: list[Piece] = []
+    length = 0
     for piece in pieces:
         group.append(piece)
-        if sum(one.plain for one in group) >= _GROUP:
+        length += piece.plain
+        if length >= _GROUP:
             yield group
-            group = []
+            group, length = [], 0
     if group:
         yield group
 

@@ -74,4 +74,5 @@ def completion_verb(context: Context, /, shell: str) -> None:
     found = get_completion_class(shell)
     if found is None:
         raise HostCannot(f"click knows no completion for {shell}")
-    show.result(found(root.command, {}, "criu-agent", "_CRIU_AGENT_COMPLETE").source())
+    for line in found(root.command, {}, "criu-agent", "_CRIU_AGENT_COMPLETE").source().splitlines():
+        show.result(line)

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 # What a program chose for a name or a file must not act on the terminal that it is shown on, nor break a table.
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+# \u202a to \u202e and \u2066 to \u2069 turn the direction of what follows, so that it reads as something else.
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def result(text: str) -> None:
-    """Lines on stdout."""
-    print(_escaped(text))
+    """A line on stdout."""
+    print(printable(text))
 
 
 def document(value: object) -> None:
@@ -29,14 +30,9 @@ def message(message_type: str, **fields: object) -> None:
 
 def line(text: str, *, error: bool = False) -> None:
     """A line for the person at the terminal, on stderr."""
-    text = _escaped(text)
+    text = "".join(part if part.endswith("\n") else printable(part) for part in re.split(r"(\r?\n)", text))
     red = error and sys.stderr.isatty()
     print(f"\x1b[31m{text}\x1b[0m" if red else text, file=sys.stderr, flush=True)
-
-
-def _escaped(text: str) -> str:
-    """Its lines, each printable."""
-    return "".join(part if part.endswith("\n") else printable(part) for part in re.split(r"(\r?\n)", text))
 
 
 def printable(text: str) -> str:

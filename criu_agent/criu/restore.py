@@ -75,7 +75,7 @@ def restore(request: Request, *, place: Callable[[int], None], at_stage: Callabl
         theirs.close()
         undo.callback(_reap, criu)
         place(criu.pid)
-        channel.send(_message(request, images_fd, work_fd).SerializeToString())
+        _send(request, channel, _message(request, images_fd, work_fd))
         return _serve(request, channel, at_stage)
 
 
@@ -92,6 +92,8 @@ def _serve(request: Request, channel: socket.socket, at_stage: Callable[[str, Re
                 f"the restore did not end within {request.limit:.0f} s",
                 hint=f"see {request.work / _LOG_FILE}; another snapshot may work",
             ) from error
+        except ConnectionError as error:
+            raise _failure(request) from error
         if not data:
             raise _failure(request)
         for _, _, raw in ancillary:
@@ -103,12 +105,19 @@ def _serve(request: Request, channel: socket.socket, at_stage: Callable[[str, Re
             began = time.monotonic()
             at_stage(response.notify.script, restored)
             deadline += time.monotonic() - began  # CRIU waited for us meanwhile
-            channel.send(messages_pb2.Request(type=messages_pb2.NOTIFY, notify_success=True).SerializeToString())
+            _send(request, channel, messages_pb2.Request(type=messages_pb2.NOTIFY, notify_success=True))
         elif response.success:
             restored.root_pid = response.restore.pid
             return restored
         else:
             raise _failure(request)
+
+
+def _send(request: Request, channel: socket.socket, message: messages_pb2.Request) -> None:
+    try:
+        channel.send(message.SerializeToString())
+    except ConnectionError as error:  # CRIU has ended
+        raise _failure(request) from error
 
 
 def _message(request: Request, images_fd: int, work_fd: int) -> messages_pb2.Request:

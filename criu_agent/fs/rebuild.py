@@ -2,8 +2,10 @@
 
 import errno
 import os
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from criu_agent.errors import Corrupt, Failure
@@ -66,6 +68,8 @@ class _Contents:
             self._pieces = self._stream(self._blobs[self._number])
         if (entry.blob, entry.offset) != (self._number, self._position):
             raise Corrupt(f"{_INDEX} is changed: the data of {entry.path!r} are out of order")
+        if entry.length > self._blobs[self._number].size - self._position:
+            raise Corrupt(f"{_INDEX} is changed: {entry.path!r} has more data than its blob")
         for offset, length in entry.extents:
             end = offset + length
             while offset < end:
@@ -108,11 +112,13 @@ def entries(pieces: Iterator[bytes]) -> Iterator[Entry]:
 
 def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Lines with their ends."""
-    rest = b""
+    rest = bytearray()
     for piece in pieces:
-        *whole, rest = (rest + piece).split(b"\n")
+        *whole, tail = piece.split(b"\n")
         for line in whole:
-            yield line + b"\n"
+            yield bytes(rest) + line + b"\n"
+            rest.clear()
+        rest += tail
         if len(rest) > LINE_LIMIT:
             raise Corrupt(f"{_INDEX} is changed: a line is longer than {LINE_LIMIT} bytes")
     if rest:
@@ -145,14 +151,18 @@ def _make_other(at: int, name: str, entry: Entry, contents: _Contents) -> None:
 def _link(into: Path, target: str, at: int, name: str) -> None:
     parent, old = beneath.split(target)
     with beneath.directory(into, parent) as beside:
+        if stat.S_ISDIR(os.stat(old, dir_fd=beside, follow_symlinks=False).st_mode):
+            raise Corrupt(f"{_INDEX} is changed: a link to the directory {target!r}")
         os.link(old, name, src_dir_fd=beside, dst_dir_fd=at, follow_symlinks=False)
 
 
 def _write(at: int, name: str, entry: Entry, contents: _Contents) -> None:
     fd = os.open(name, _CREATE, 0o600, dir_fd=at)
     try:
+        parts = contents.take(entry) if entry.extents else iter(())
+        first = next(parts, (0, memoryview(b"")))  # what is wrong with the data is said before the size is believed
         os.ftruncate(fd, entry.size)
-        for offset, data in contents.take(entry) if entry.extents else ():
+        for offset, data in chain([first], parts):
             while data:
                 count = os.pwrite(fd, data, offset)
                 data, offset = data[count:], offset + count

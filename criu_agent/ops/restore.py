@@ -32,6 +32,7 @@ from criu_agent.term.scrollback import Scrollback
 
 _NEW_BOX = "box.new"
 _SLOWEST = 50 << 20  # bytes a second that a restore makes at least before it is taken for stuck
+_OPEN_AT_ONCE = 512  # images; a process may have 1024 descriptors where nobody has said otherwise
 _PATIENCE = 60.0  # seconds on top of that
 
 
@@ -207,15 +208,17 @@ def _require_space(directory: Path, need: int) -> None:
 
 
 def _load(reader: Reader, blobs: Mapping[str, Blob], directory: Path) -> None:
-    """Write the images, all at once: what lies in one pack is got once."""
+    """Write the images, many at once: what lies in one pack is got once. A large tree has more than may be open."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-    with ExitStack() as opened:
-        targets: list[tuple[Blob, int]] = []
-        for name, blob in blobs.items():
-            fd = os.open(directory / name, flags, 0o600)
-            opened.callback(os.close, fd)
-            targets.append((blob, fd))
-        reader.load(targets)
+    names = list(blobs)
+    for start in range(0, len(names), _OPEN_AT_ONCE):
+        with ExitStack() as opened:
+            targets: list[tuple[Blob, int]] = []
+            for name in names[start : start + _OPEN_AT_ONCE]:
+                fd = os.open(directory / name, flags, 0o600)
+                opened.callback(os.close, fd)
+                targets.append((blobs[name], fd))
+            reader.load(targets)
 
 
 def _rebuild_files(

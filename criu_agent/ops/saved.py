@@ -28,6 +28,7 @@ _INPUT = 16 << 20  # bytes that lie unread in a pipe, or are on their way into i
 _TYPED = 4096  # N_TTY_BUF_SIZE: no line discipline holds more
 _SCROLLBACK = 8 << 20  # bytes; twice what is kept
 _CONNECTION = ("id", "program", "protocol", "local", "remote", "state", "action")
+_IMAGES = 1 << 17  # CRIU makes about ten of a process
 _HINT = "restore another snapshot: `criu-agent snapshots` lists them"
 
 
@@ -45,13 +46,17 @@ class Saved:
 def read(config: Config, manifest: Manifest) -> Saved:
     """Corrupt for what no checkpoint has written, Usage for a name that no run can have here."""
     fields = Fields(dict(manifest.resources), "the snapshot")
-    return Saved(
-        spec=_spec(config, manifest, fields.inner("run")),
-        terminal=_terminal(fields.inner("terminal")),
-        connections=_connections(fields),
-        network_lock=_network_lock(fields.inner("network")),
-        mounts=fields.mapping("mounts", _path),
-    )
+    try:
+        return Saved(
+            spec=_spec(config, manifest, fields.inner("run")),
+            terminal=_terminal(fields.inner("terminal")),
+            connections=_connections(fields),
+            network_lock=_network_lock(fields.inner("network")),
+            mounts=fields.mapping("mounts", _path),
+        )
+    except Corrupt as error:
+        error.hint = error.hint or _HINT
+        raise
 
 
 def layer(contents: Contents) -> Tree:
@@ -62,7 +67,9 @@ def layer(contents: Contents) -> Tree:
 
 
 def check_contents(contents: Contents) -> None:
-    """Corrupt for an image that CRIU does not make, or a scrollback that is none."""
+    """Corrupt for images that CRIU does not make, or a scrollback that is none."""
+    if len(contents.images) > _IMAGES:
+        _wrong(f"it has {len(contents.images)} images")
     strange = [name for name in contents.images if not _IMAGE.fullmatch(name)]
     if strange:
         _wrong(f"{strange[0]!r} is no image of CRIU's")

@@ -126,7 +126,11 @@ class Repository:
         """Where everything of the snapshot is stored."""
         name = catalogue.name_of(snapshot)
         plain, _ = self._open_manifest(name, envelope.MANIFEST_LIMIT)
-        return manifest.contents_of(manifest.body_of(plain, _what(name)), _what(name))
+        try:
+            return manifest.contents_of(manifest.body_of(plain, _what(name)), _what(name))
+        except Corrupt as error:
+            error.hint = error.hint or _HINT
+            raise
 
     def reader(self, snapshot: Snapshot, contents: Contents | None = None) -> Reader:
         """Reads its blobs, every byte verified before it is handed out."""

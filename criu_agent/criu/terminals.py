@@ -75,33 +75,3 @@ def give_back_controlling_terminals(images: Path) -> int:
 
 def _is_slave(info: messages_pb2.TtyInfo) -> bool:
     return (info.rdev >> 8) & 0xFFF in _SLAVE_MAJORS  # new_encode_dev() of the kernel
-<<<<<<< HEAD
-=======
-
-
-def messages(path: Path, kind: type[_Kind]) -> list[_Kind]:
-    """The messages of a small image; none if it is not there. Corrupt for what CRIU has not written."""
-    if not path.exists():
-        return []
-    if path.stat().st_size > _LARGEST:
-        raise wrong(path.name, f"has more than {_LARGEST} bytes")
-    found: list[_Kind] = []
-    for message in split(path.read_bytes(), path.name):
-        if not message:
-            raise wrong(path.name, "has an empty message")
-        found.append(parsed(kind, message, path.name))
-    return found
-
-
-def rewrite(path: Path, messages: Iterable[bytes]) -> None:
-    """Replace all messages of an image."""
-    with open(path, "r+b") as file:
-        file.truncate(_HEADER)
-    for message in messages:
-        _append(path, message)
-
-
-def _append(path: Path, message: bytes) -> None:
-    with open(path, "ab") as file:
-        file.write(struct.pack("<I", len(message)) + message)
->>>>>>> i3-damage

@@ -172,21 +172,12 @@ def _spans(table: Table, numbers: Iterable[int]) -> Generator[_Span, None, None]
         yield span
 
 
-<<<<<<< HEAD
 def _grouped(numbers: Iterable[int], table: Table) -> Iterator[list[int]]:
     group: list[int] = []
     length = 0
     for number in numbers:
         group.append(number)
         length += table.pieces[number].plain
-=======
-def _grouped(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
-    group: list[Piece] = []
-    length = 0
-    for piece in pieces:
-        group.append(piece)
-        length += piece.plain
->>>>>>> i3-damage
         if length >= _GROUP:
             yield group
             group, length = [], 0

@@ -46,9 +46,9 @@ def bring_up(
         if confirm is not None and b'"restored"' in answer and not interrupts.came:
             confirm.restored()
             answer = ready.readline()
-        if interrupts.came:  # the supervisor gave up; or the run came up all the same, and is stopped now
-            supervisor.wait()
-            raise Interrupted("interrupted", agent_state="not running")
+    if interrupts.came:  # the supervisor gave up; or the run came up all the same, and is stopped now
+        supervisor.wait()
+        raise Interrupted("interrupted", agent_state="not running")
     if not answer:
         code = supervisor.wait()
         raise ToolFailed(

@@ -31,7 +31,8 @@ class Abilities:
 def probe(store: Store, *, writers: int = 8, rounds: int = 4) -> Abilities:
     """Write below `probe-<random>/`, race there, and delete everything again. About 1 s on a near server.
 
-    What a probe that was killed has left is deleted, too: a store is probed once, before it is a repository. Failure if the store cannot be used at all: no access, or what was written is not there afterwards.
+    What a probe that was killed has left is deleted, too: a store is probed once, before it is a repository.
+    Failure if the store cannot be used at all: no access, or what was written is not there afterwards.
     """
     area = f"{_AREA}{secrets.token_hex(8)}"
     try:

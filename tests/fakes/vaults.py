@@ -124,6 +124,16 @@ def grown(directory: Path, *, seed: int = 1, rotated: bool = True) -> Vault:
     )
 
 
+def contents_of(repository: Repository, snapshot: Snapshot) -> dict[str, bytes]:
+    """Every blob of a snapshot that `grown` has made, by name."""
+    contents = repository.contents(snapshot)
+    reader = repository.reader(snapshot, contents)
+    blobs = {**contents.images, **contents.attachments}
+    for name, tree in contents.trees.items():
+        blobs |= {f"{name}/index": tree.index, **{f"{name}/{number}": one for number, one in enumerate(tree.blobs)}}
+    return {name: b"".join(reader.stream(one)) for name, one in blobs.items()}
+
+
 def _take(repository: Repository, of: Manifest, memory: bytes, file: bytes, hashes: Path) -> Snapshot:
     with writing(repository, of.run_id, holder=US, lives=lives, parent=of.parent, hashes=hashes) as writer:
         images = {

@@ -15,6 +15,7 @@ from criu_agent.store.base import Store
 
 _AREA = "probe-"
 _LIMIT = 1 << 12
+_AREA = "probe-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +40,8 @@ def probe(store: Store, *, writers: int = 8, rounds: int = 4) -> Abilities:
         with ThreadPoolExecutor(writers) as pool:
             reasons = _what_is_wrong(store, area, pool, writers, rounds)
     finally:
-<<<<<<< HEAD
-        # By their names: whether the store lists what is there is not known yet.
-        for name in _names(area, writers, rounds):
-=======
-        for name in store.list(_AREA):
->>>>>>> i3-damage
+        # By their names, since whether the store lists what is there is not known yet; and what one that died has left.
+        for name in [*_names(area, writers, rounds), *store.list(_AREA)]:
             store.delete(name)
     return Abilities(conditional=not reasons, reasons=tuple(reasons))
 

@@ -1,5 +1,7 @@
 # The two commands of the README are `make demo` and `make test`. As root: `sudo make demo`.
 
+BENCH = bench bench.first bench.incremental bench.pieces bench.s3
+
 .PHONY: help install demo test lint bench proto clean
 help:                                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,8 +18,9 @@ test: .dev                           ## install what is needed and run every tes
 lint: .dev                           ## ruff, ruff format, mypy --strict, shellcheck (the tests run them too)
 	.venv/bin/pytest -q tests/unit/test_lint.py
 
-bench: .dev                          ## frozen and total times against plain criu, in one run
-	.venv/bin/python -m bench
+bench: .dev                          ## measure against plain criu, tar, restic and borg; BENCH="bench.first" for one part
+	@scripts/install-bench-needs
+	@for part in $(BENCH); do echo "== $$part"; .venv/bin/python -m $$part || exit 1; done
 
 proto: .dev                          ## make the protobuf module again from messages.proto
 	.venv/bin/pip --quiet install grpcio-tools

@@ -4,8 +4,8 @@ Flags win over the environment, the environment over `/etc/criu-agent/config.tom
 """
 
 import os
+import re
 import shutil
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from urllib.parse import unquote
 
 from criu_agent.errors import Usage
 
+_DESCRIPTOR = re.compile(r"/proc/self/fd/([0-9]{1,9})")
 CONFIG_FILE = Path("/etc/criu-agent/config.toml")
 _KEYS = frozenset(
     {
@@ -57,6 +58,10 @@ class Config:
         """The keys that `init` made on this host, one file per repository."""
         return self.state_dir / "keys"
 
+    def key_of(self, repository_id: str) -> Path:
+        """Where the key of that repository is on this host."""
+        return self.key_file or self.keys / f"{repository_id}.key"
+
     @property
     def seen(self) -> Path:
         """The newest state of each repository that this host has seen (repo.floor)."""
@@ -65,6 +70,12 @@ class Config:
     @property
     def allowed_signers(self) -> Path:
         return self.state_dir / "allowed_signers"
+
+    @property
+    def descriptors(self) -> tuple[int, ...]:
+        """What a supervisor must inherit: where the passphrase is, if it is in no file (ops.passphrase)."""
+        held = _DESCRIPTOR.fullmatch(str(self.passphrase_file or ""))
+        return (int(held[1]),) if held else ()
 
     @property
     def local_repository(self) -> list[str]:
@@ -90,7 +101,9 @@ def _program(settings: Mapping[str, object], key: str, ours: Path, name: str) ->
 
 
 def _path(settings: Mapping[str, object], key: str, chosen: str | None) -> Path | None:
-    text = chosen or _value(settings, key, "")
+    """An empty variable says that there is none, whatever the configuration file has: see `child_environment`."""
+    pinned = os.environ.get(f"CRIU_AGENT_{key.upper()}") == ""
+    text = chosen or ("" if pinned else _value(settings, key, ""))
     return Path(text).absolute() if text else None
 
 
@@ -120,10 +133,13 @@ def _rooted(repository: str) -> str:
 
 def _read_file() -> dict[str, object]:
     try:
-        settings = tomllib.loads(CONFIG_FILE.read_text(encoding="utf-8"))
+        text = CONFIG_FILE.read_text(encoding="utf-8")
+        import tomllib  # not before it is needed: few hosts have such a file, and every command would wait for it
+
+        settings = tomllib.loads(text)
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError) as error:  # of UTF-8 or of TOML
         raise Usage(f"cannot read {CONFIG_FILE}: {error}") from error
     unknown = sorted(set(settings) - _KEYS)
     if unknown:

@@ -42,6 +42,9 @@ class RunSpec:
     through: tuple[str, ...] = ()  # absolute host paths that are written through, workdir included
     labels: Mapping[str, str] = field(default_factory=dict)
     repository: str = ""  # URL or path of the repository that snapshots go to
+    endpoint_url: str = ""  # of its S3 service; "": as the environment says
+    key_file: str = ""  # that opens it; "": the one that `init` made on this host, or a passphrase
+    passphrase_file: str = ""
     remove_on_exit: bool = False
     every: float | None = None  # seconds from one automatic checkpoint to the next
     on_idle: float | None = None  # seconds of doing nothing after which an automatic checkpoint is taken

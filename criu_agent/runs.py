@@ -9,7 +9,6 @@ import fcntl
 import json
 import os
 import re
-import secrets
 import shutil
 import struct
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ def now() -> str:
 
 
 def new_id() -> str:
-    return secrets.token_hex(6)
+    return os.urandom(6).hex()  # `secrets` would cost every command 5 ms
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,6 +127,30 @@ def every(config: Config) -> list[Run]:
         return []
     found = [run for name in names if (run := _read(config, name)) is not None]
     return sorted(found, key=lambda run: run.spec.created)
+
+
+def repository_of(config: Config) -> dict[str, Any]:
+    """Where a run's snapshots go, and what opens that, as fields of its RunSpec. A typed passphrase is no file."""
+    passphrase_file = "" if config.descriptors else str(config.passphrase_file or "")
+    return {
+        "repository": config.repository,
+        "endpoint_url": config.endpoint_url,
+        "key_file": str(config.key_file or ""),
+        "passphrase_file": passphrase_file,
+    }
+
+
+def with_repository_of(config: Config, spec: RunSpec) -> Config:
+    """The configuration with what `repository_of` has written down. A key of another repository does not stay."""
+    same = config.repository == spec.repository
+    key_file, passphrase_file = (config.key_file, config.passphrase_file) if same else (None, None)
+    return dataclasses.replace(
+        config,
+        repository=spec.repository,
+        endpoint_url=spec.endpoint_url or config.endpoint_url,
+        key_file=Path(spec.key_file) if spec.key_file else key_file,
+        passphrase_file=Path(spec.passphrase_file) if spec.passphrase_file else passphrase_file,
+    )
 
 
 def find(config: Config, wanted: str) -> Run:

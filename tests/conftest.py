@@ -3,6 +3,7 @@
 Tests in tests/root and tests/workloads need root and a real CRIU. A missing component fails them: no skip hides it.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -11,21 +12,37 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+from criu_agent.repo.repository import Repository
+from tests.fakes.repositories import opened
+from tests.fakes.shelf import Shelf
+
+# The same examples every time, however slow the machine; `pytest --hypothesis-profile=search` looks for others.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.register_profile("search", settings.get_profile("suite"), derandomize=False, max_examples=2000)
+settings.load_profile("suite")
 
 TOOLS = Path(os.environ.get("CRIU_AGENT_TEST_TOOLS", "/opt/criu-agent/test-tools"))
 NODE_BIN = TOOLS / "node_modules/.bin"
 # For programs in a box, which has a /tmp of its own: the virtual environment that we run in may lie below the host's.
 PYTHON = str(Path(sys.base_prefix) / "bin/python3")
+# A script's background jobs have these ignored, and so would every command line that is started here.
+for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
 # The host's own programs, which every user can run; a developer's PATH may begin with wrappers in his home.
 PATH = f"{NODE_BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-# Who runs the tests in the background of a shell script has SIGINT ignored, and so would every command line of ours.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+# Seconds until something that is waited for has failed to come: far more than it takes on a busy machine.
+PATIENCE = 120.0
 
 
 class Outcome:
@@ -43,6 +60,10 @@ class Outcome:
     def json(self) -> Any:
         return json.loads(self.out)
 
+    @property
+    def json_lines(self) -> list[Any]:
+        return [json.loads(line) for line in self.out.splitlines()]
+
 
 class Agent:
     """criu-agent with a state directory, a runtime directory and a repository of its own."""
@@ -59,16 +80,18 @@ class Agent:
             "CRIU_AGENT_REPOSITORY": str(directory / "repository"),
         }
         self.program = [sys.executable, "-m", "criu_agent"]
+        self.run_ids: set[str] = set()
 
     def __call__(
         self,
         *arguments: str,
-        timeout: float = 120,
+        timeout: float = 2 * PATIENCE,
         input: str | None = None,
         env: dict[str, str] | None = None,
         check: bool = True,
     ) -> Outcome:
         """Run `criu-agent ARGUMENTS` in the work directory. check: fail the test unless it exits with 0."""
+        self._note_runs()
         done = subprocess.run(
             [*self.program, *arguments],
             cwd=self.workdir,
@@ -80,10 +103,16 @@ class Agent:
             timeout=timeout,
             check=False,
         )
+        self._note_runs()
         outcome = Outcome(done)
         if check:
             assert outcome.code == 0, f"criu-agent {' '.join(arguments)}: {outcome!r}{self.logs()}"
         return outcome
+
+    def _note_runs(self) -> None:
+        """By their ids is told what of them is left: others may test on this host, too."""
+        with contextlib.suppress(FileNotFoundError):
+            self.run_ids.update(os.listdir(self.directory / "state/runs"))
 
     def runs(self) -> list[dict[str, Any]]:
         return list(self("ps", "-a", "--json").json)
@@ -167,11 +196,11 @@ class Screen:
     def text(self) -> str:
         return self.tmux("capture-pane", "-p")
 
-    def await_text(self, wanted: str, timeout: float = 30) -> str:
+    def await_text(self, wanted: str, timeout: float = PATIENCE) -> str:
         """Wait until the picture matches the regular expression (^ and $ at lines, whose ends have no spaces)."""
         return self.await_picture(lambda text: re.search(wanted, text, re.MULTILINE) is not None, wanted, timeout)
 
-    def await_picture(self, test: Callable[[str], bool], wanted: str, timeout: float = 30) -> str:
+    def await_picture(self, test: Callable[[str], bool], wanted: str, timeout: float = PATIENCE) -> str:
         deadline = time.monotonic() + timeout
         while not test(text := self.text()):
             assert time.monotonic() < deadline, f"never saw {wanted!r}:\n{text}\n{self.agent.logs()}"
@@ -182,7 +211,7 @@ class Screen:
         subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
 
 
-def await_true(test: Callable[[], object], what: str, timeout: float = 20) -> None:
+def await_true(test: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:
     """Wait until test() is true."""
     deadline = time.monotonic() + timeout
     while not test():
@@ -190,19 +219,18 @@ def await_true(test: Callable[[], object], what: str, timeout: float = 20) -> No
         time.sleep(0.02)
 
 
-def traces(directory: Path) -> dict[str, list[str]]:
+def traces(directory: Path, run_ids: Collection[str] = ()) -> dict[str, list[str]]:
     """Everything that a run of the agent in `directory` could leave on this machine."""
     mounts = [line for line in Path("/proc/self/mounts").read_text().splitlines() if str(directory) in line]
     nft = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
     hierarchies = [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
-    cgroups = [path for root in hierarchies for path in root.glob("criu-agent*/*") if path.is_dir()]
+    cgroups = [root / "criu-agent" / run for root in hierarchies for run in run_ids]
     return {
         "mounts": mounts,
         "processes": [said for said in map(_belongs(directory), Path("/proc").iterdir()) if said],
         "nft tables": [line for line in nft.splitlines() if "CRIU-" in line],
         "network namespaces": sorted(os.listdir("/run/netns")) if Path("/run/netns").exists() else [],
-        # Populated ones have a process, which is told of above if it is ours.
-        "cgroups": [str(path) for path in cgroups if _is_empty(path)],
+        "cgroups": [str(path) for path in cgroups if path.exists()],
     }
 
 
@@ -225,13 +253,6 @@ def _belongs(directory: Path) -> Callable[[Path], str]:
     return look
 
 
-def _is_empty(cgroup: Path) -> bool:
-    try:
-        return "populated 0" in (cgroup / "cgroup.events").read_text()
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
     """An isolated criu-agent; at the end everything of it is ended, and nothing may be left."""
@@ -239,9 +260,10 @@ def agent(tmp_path: Path) -> Iterator[Agent]:
     made = Agent(tmp_path)
     yield made
     made.clean_up()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
-        left = {kind: [one for one in after if one not in before[kind]] for kind, after in traces(tmp_path).items()}
+        now = traces(tmp_path, made.run_ids)
+        left = {kind: [one for one in found if one not in before[kind]] for kind, found in now.items()}
         if not any(left.values()):
             break
         assert time.monotonic() < deadline, f"left behind: { {kind: one for kind, one in left.items() if one} }"
@@ -258,6 +280,26 @@ def screen(agent: Agent, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def repository() -> Repository:
+    """A repository in memory."""
+    return opened()
+
+
+@pytest.fixture
+def shelf() -> Shelf:
+    """Where a tree can be saved, without a repository."""
+    return Shelf()
+
+
+@pytest.fixture
+def into(tmp_path: Path) -> Path:
+    """An empty directory, to rebuild a tree in."""
+    path = tmp_path / "into"
+    path.mkdir()
+    return path
 
 
 @pytest.fixture

@@ -1,13 +1,22 @@
 """A run that counts, by which a test sees that nothing was lost: every number once and in order."""
 
+import shlex
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from criu_agent import config
+from criu_agent.criu.dump import table_names
+from criu_agent.linux import nft
 from tests.conftest import Agent, await_true
 
+# Waits before it does its work, until it is let go.
+HELD_CRIU = """#!/bin/sh
+[ "$1" != {verb} ] || until [ -e {go} ]; do sleep 0.02; done
+exec {criu} "$@"
+"""
 COUNTER = """
 import sys, time
 ballast = open("/dev/urandom", "rb").read(int(sys.argv[1]) << 20) if len(sys.argv) > 1 else b""
@@ -50,13 +59,27 @@ def assert_untouched(agent: Agent, name: str = "counter") -> None:
         assert "TracerPid:\t0\n" in status
         assert "\nState:\tT" not in status
         assert "CRIUMFD" not in Path(f"/proc/{pid}/maps").read_text()
-    tables = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=True).stdout
-    assert "CRIU-" not in tables
     run = agent.run_of(name)["run"]
+    log = agent.directory / "state/runs" / run / "criu-dump.log"
+    if log.exists():
+        assert not table_names(log.read_text(errors="replace"), agent.root_pid(name)) & nft.criu_tables()
     assert not list((agent.directory / "run" / run).glob("images*"))
     assert not list((agent.directory / "state/runs" / run).glob("criu-stage*"))
     supervisor = agent("inspect", name).json[0]["state"]["supervisor_pid"]
     assert "criu-images" not in Path(f"/proc/{supervisor}/mounts").read_text()
+
+
+def hold_criu(agent: Agent, verb: str) -> Path:
+    """Every `criu VERB` of runs that are started or restored from now on waits until the returned path is there.
+
+    dump is that of a checkpoint, swrk that of a restore.
+    """
+    held, go = agent.directory / "criu", agent.directory / "go"
+    real = shlex.quote(str(config.load().criu))
+    held.write_text(HELD_CRIU.format(verb=verb, go=shlex.quote(str(go)), criu=real))
+    held.chmod(0o755)
+    agent.env["CRIU_AGENT_CRIU"] = str(held)
+    return go
 
 
 def processes(agent: Agent, name: str = "counter") -> list[int]:

@@ -28,6 +28,7 @@ _NAMESPACES = {
     "ipc": syscalls.CLONE_NEWIPC,
     "net": syscalls.CLONE_NEWNET,
     "pid": syscalls.CLONE_NEWPID,
+    "time": syscalls.CLONE_NEWTIME,  # CRIU makes one, so that the clocks of a restored run go on
     "mnt": syscalls.CLONE_NEWNS,
 }
 
@@ -104,10 +105,11 @@ def main() -> NoReturn:
 def _enter(orders: Mapping[str, Any]) -> None:
     Cgroup(Path(orders["cgroup"])).add(0)
     root = f"/proc/{orders['root_pid']}/ns"
-    fds = {name: os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _NAMESPACES}
-    for name, flag in _NAMESPACES.items():
+    there = set(os.listdir(root))  # a kernel may have no time namespaces
+    fds = {name: os.open(f"{root}/{name}", os.O_RDONLY | os.O_CLOEXEC) for name in _NAMESPACES if name in there}
+    for name, fd in fds.items():
         if not Path(f"/proc/self/ns/{name}").samefile(f"{root}/{name}"):  # one's own user namespace is refused
-            syscalls.setns(fds[name], flag)
+            syscalls.setns(fd, _NAMESPACES[name])
     os.chdir("/")
 
 

@@ -36,8 +36,6 @@ from criu_agent.errors import Failure, ToolFailed, by_code
 from criu_agent.linux import syscalls
 
 _NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
-_TIOCSPTLCK = 0x40045431  # asm-generic/ioctls.h
-_TIOCGPTN = 0x80045430
 # The command's own: a session leader that opens a terminal gets it as its controlling one (man 4 tty).
 _ON_CONSOLE = ["/bin/sh", "-c", 'exec "$@" 0<>/dev/pts/0 1>&0 2>&0', "sh"]
 _SETPRIV = "/usr/bin/setpriv"  # not by the PATH of the command, which others may write to: it is still root here
@@ -198,10 +196,9 @@ def _attach_stdio(command: Command, channel: socket.socket) -> None:
 def open_pty(command: Command, channel: socket.socket) -> str:
     """Make a pty on the box's devpts and send its master away; the path of its slave."""
     master = os.open("/dev/pts/ptmx", os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
-    fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
+    syscalls.unlock_pty(master)
     fcntl.ioctl(master, termios.TIOCSWINSZ, struct.pack("HHHH", *command.window, 0, 0))
-    (number,) = struct.unpack("I", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))
-    slave = f"/dev/pts/{number}"
+    slave = f"/dev/pts/{syscalls.pty_number(master)}"
     os.chown(slave, int(command.user.partition(":")[0]), _TTY_GROUP)
     socket.send_fds(channel, [b"{}"], [master])
     return slave

@@ -24,13 +24,11 @@ _HERE = re.compile(r"\.(?=$|[~:])")  # the run of this directory
 _SNAP = "the first digits of an id, `latest`, RUN (its newest), RUN~2 (two before that) or RUN:tag."
 
 
-def _find(context: Context, spec: str) -> "tuple[Repository, Snapshot]":
-    from criu_agent.ops import vault
-
-    if _HERE.match(spec):
-        spec = runs.find(context.config, ".").spec.id + spec[1:]
-    repository = vault.open_repository(context.config)
-    return repository, repository.find(spec)
+def _find(context: Context, *specs: str) -> "tuple[Repository, list[Snapshot]]":
+    """The repository that has them, and the snapshots that are meant."""
+    here = [runs.find(context.config, ".").spec.id + spec[1:] if _HERE.match(spec) else spec for spec in specs]
+    repository = context.repository(*here)
+    return repository, [repository.find(spec) for spec in here]
 
 
 @verb("ls", epilog=f"SNAP is {_SNAP}")
@@ -50,7 +48,7 @@ def ls_verb(context: Context, /, snap: str, path: str | None, long: bool, recurs
     """
     from criu_agent.ops import contents
 
-    repository, snapshot = _find(context, snap)
+    repository, (snapshot,) = _find(context, snap)
     layer = contents.layer(repository, snapshot)
     for name in contents.listed(layer.entries, path or "/", recursive=recursive or path is None):
         entry = contents.resolved(layer.entries, name)
@@ -115,7 +113,7 @@ def dump_verb(context: Context, /, snap: str, file: str | None, image: str | Non
 
     if (file is None) == (image is None):
         raise Usage("name a file, or an image with --image", hint="criu-agent dump --help")
-    repository, snapshot = _find(context, snap)
+    repository, (snapshot,) = _find(context, snap)
     if image is not None:
         _write(contents.image_bytes(repository, snapshot, image))
     elif file is not None:
@@ -153,8 +151,7 @@ def diff_verb(context: Context, /, a: str, b: str, pages: bool, values: bool) ->
     from criu_agent.ops import contents
     from criu_agent.ops.compare import Side, compare
 
-    repository, before = _find(context, a)
-    after = _find(context, b)[1]
+    repository, (before, after) = _find(context, a, b)
     layers = [contents.layer(repository, one) for one in (before, after)]
     sides = [
         Side(description=contents.description(repository, one), entries=layer.entries)

@@ -5,18 +5,24 @@ are the same.
 """
 
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from criu_agent import config, log
 from criu_agent.config import Config
-from criu_agent.errors import Failure, NotRoot, ToolFailed, Usage
+from criu_agent.errors import Failure, NotFound, NotRoot, ToolFailed, Usage
+
+if TYPE_CHECKING:  # their import takes a while, and --help needs none of them
+    from criu_agent.model import RunSpec
+    from criu_agent.ops.vault import Ask
+    from criu_agent.repo.repository import Repository
+    from criu_agent.runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +100,69 @@ class Context:
     def color(self) -> bool:
         return sys.stdout.isatty() and not self.options.no_color and not config.no_color()
 
-    @property
-    def ask_passphrase(self) -> Callable[[], bytes] | None:
-        """Asks the person at the terminal; None where there is nobody."""
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
+    def repository(self, *wanted: str) -> "Repository":
+        """The repository, opened: that of the run of this host which one of these words names (RUN, RUN~2, RUN:tag),
+        and the configured one where none does. Usage if they name runs of several.
+        """
+        from criu_agent.ops import vault
+
+        found = [run for word in wanted if (run := self.run_named(word)) is not None]
+        for run in found:
+            self.use_repository_of(run.spec)
+        if self.options.repo is None and len({run.spec.repository for run in found}) > 1:
+            names = " and ".join(dict.fromkeys(run.spec.name for run in found))
+            raise Usage(f"{names} have their snapshots in several repositories", hint="name one with --repo")
+        return vault.open_repository(
+            self.config,
+            ask=self.ask_passphrase,
+            older=self.options.allow_rollback,
+            make=not self._has_snapshots_there(),
+        )
+
+    def _has_snapshots_there(self) -> bool:
+        """Whether a run of this host has snapshots in the repository: then it is not made anew."""
+        from criu_agent import runs
+
+        here = [run for run in runs.every(self.config) if run.spec.repository == self.config.repository]
+        return any(run.state.last_snapshot for run in here)
+
+    def use_repository_of(self, spec: "RunSpec") -> None:
+        """Take the repository of a run, and what opens it, for this command line's. What flags say stays.
+
+        Nothing is changed where --repo names another one.
+        """
+        from criu_agent import runs
+
+        said = self.config
+        if self.options.repo is not None and said.repository != spec.repository:
+            return
+        self.config = runs.with_repository_of(said, spec)
+        if self.options.key_file is not None:
+            self.config = replace(self.config, key_file=said.key_file)
+        if self.options.endpoint_url is not None:
+            self.config = replace(self.config, endpoint_url=said.endpoint_url)
+
+    def run_named(self, word: str) -> "Run | None":
+        """The run of this host that RUN, RUN~2 or RUN:tag means."""
+        from criu_agent import runs
+
+        try:
+            return runs.find(self.config, re.split("[~:]", word)[0])
+        except NotFound:
             return None
-        return lambda: str(click.prompt("passphrase of the repository", hide_input=True, err=True)).encode()
+
+    @property
+    def ask_passphrase(self) -> "Ask | None":
+        """Asks the person at the terminal; None where there is nobody."""
+        return self._ask if sys.stdin.isatty() and sys.stderr.isatty() else None
+
+    def _ask(self, repository: str) -> bytes:
+        from criu_agent.ops import passphrase
+
+        words = str(click.prompt(f"passphrase of {repository}", hide_input=True, err=True)).encode()
+        if repository == self.config.repository:  # nobody is asked twice; and a supervisor inherits it
+            self.config = passphrase.hold(self.config, words)
+        return words
 
     def ask_new_passphrase(self) -> bytes:
         """Asks twice. Usage where there is no terminal."""

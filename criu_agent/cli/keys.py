@@ -112,7 +112,7 @@ def _trust(context: Context, signer: str | None) -> None:
 def _list(context: Context) -> None:
     from criu_agent.ops import vault
 
-    repository = vault.open_repository(context.config, ask=context.ask_passphrase)
+    repository = context.repository()
     found = vault.key_entries(repository)
     if context.options.json:
         show.document(
@@ -150,7 +150,7 @@ def _add(context: Context, options: dict[str, Any]) -> None:
     from criu_agent.ops import vault
 
     words = _new_passphrase(context, ask=options["passphrase"], path=options["passphrase_file"])
-    repository = vault.open_repository(context.config, ask=context.ask_passphrase)
+    repository = context.repository()
     made = vault.add_key(repository, recipient=options["recipient"] or "", passphrase=words, label=options["label"])
     show.result(made)
     if options["recipient"]:
@@ -164,7 +164,7 @@ def _remove(context: Context, key: str | None) -> None:
 
     if not key:
         raise Usage("which key", hint="`criu-agent key list` shows them")
-    vault.remove_key(vault.open_repository(context.config, ask=context.ask_passphrase), key)
+    vault.remove_key(context.repository(), key)
     show.line(
         "removed; whoever has opened the repository with it still can: `criu-agent key rotate` shuts him out of "
         "what is written from then on"
@@ -176,7 +176,7 @@ def _rotate(context: Context, options: dict[str, Any]) -> None:
     from criu_agent.repo import keyfile
 
     kept = [keyfile.read_passphrase(Path(options["passphrase_file"]))] if options["passphrase_file"] else []
-    repository = vault.open_repository(context.config, ask=context.ask_passphrase)
+    repository = context.repository()
     done = vault.rotate_keys(context.config, repository, passphrases=kept, drop=options["drop"])
     show.result(f"generation {done.secret.current.number}, its signer is {done.secret.current.signer.hex()}")
     for one in done.dropped:

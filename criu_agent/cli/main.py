@@ -136,7 +136,8 @@ def _usage(error: click.ClickException) -> Failure:
     from criu_agent.errors import Usage
 
     path = getattr(getattr(error, "ctx", None), "command_path", "criu-agent")
-    return Usage(error.format_message(), hint=f"{path} --help")
+    message = error.format_message()
+    return Usage(message[:1].lower() + message[1:].rstrip("."), hint=f"{path} --help")  # in the way of ours
 
 
 def _fail(error: Failure, *, as_json: bool) -> int:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -54,11 +53,13 @@ def migrate_verb(context: Context, /, run: str, where: str, shared_path: bool, *
     """
     program = str(options.pop("remote_program"))
     found = run_verbs.require_alive(runs.find(context.config, run))
-    repository = _repository(replace(context.config, repository=found.spec.repository), shared=shared_path)
+    context.use_repository_of(found.spec)
+    repository = _repository(context.config, shared=shared_path)
+    context.repository()  # else it could be suspended, but not resumed here when the other host fails
+    endpoint = () if context.config.local_repository else ("--endpoint-url", context.config.endpoint_url)
+    store = ("--repo", repository, *(endpoint if context.config.endpoint_url else ()))
     with _Stop.armed() as stop:
-        there = remote.There(
-            to=ssh.destination(where, program=program, **options), repository=repository, check=stop.check
-        )
+        there = remote.There(to=ssh.destination(where, program=program, **options), store=store, check=stop.check)
         tell = _teller(context, found.spec.name, there.name)
         moved = ops.migrate(context.config, _Here(context, found, stop), there, tell=tell)
     _report(context, moved)
@@ -128,15 +129,13 @@ class _Here:
         self._frozen_at = time.monotonic()
 
     def suspend(self) -> ops.Suspended:
-        self._stop.check()
         summary: Message = {"connections": []}
         progress = state.progress(self._context)
         with Client(self._run.socket) as client:
+            client.send(verb="checkpoint", stop=True, reason="migrate")
             try:
                 with self._stop.raising():
-                    summary = client.call(
-                        verb="checkpoint", stop=True, reason="migrate", on_status=self._status(progress)
-                    )
+                    summary = client.answer(on_status=self._status(progress))
             except KeyboardInterrupt:
                 # What counts is how the run is then: the answer may have been on its way.
                 with suppress(NoAnswer, OSError):
@@ -146,7 +145,8 @@ class _Here:
         wait_for_supervisor(self._context, self._run)
         now = runs.by_id(self._context.config, self._run.spec.id)
         if now is None or now.state.state != "suspended":
-            raise Failure(f"{self._run.spec.name} ended while it was suspended", hint="criu-agent ps -a")
+            name = self._run.spec.name
+            raise Failure(f"{name} ended while it was suspended", hint="criu-agent ps -a", agent_state="not running")
         crossing = [one for one in summary["connections"] if not one["internal"]]
         return ops.Suspended(run=now, frozen_at=self._frozen_at, connections=crossing)
 
@@ -159,13 +159,10 @@ class _Here:
         return on_status
 
     def resume(self, suspended: ops.Suspended) -> None:
-        from criu_agent.ops import vault
-
         spec = suspended.run.spec
         with suppress(OSError):
             show.line(f"{spec.name} goes on here: it is resumed")
-        self._context.config = replace(self._context.config, repository=spec.repository)
-        snapshot = vault.open_repository(self._context.config).read(suspended.snapshot)
+        snapshot = self._context.repository().read(suspended.snapshot)
         state.restore_snapshot(self._context, snapshot)
 
 

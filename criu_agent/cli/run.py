@@ -85,6 +85,7 @@ def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> i
 
         return bring_back(context, old.spec.name, at=None, detach=bool(options["detach"]), keys=keys)
     spec = _spec(context, command, options)
+    _settle_passphrase(context)
     runs.create(context.config, spec)
     foreground = not options["detach"]
     try:
@@ -98,6 +99,16 @@ def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> i
         report_started(context, spec)
         return 0
     return attach(context, spec.id, keys=keys, from_start=True)
+
+
+def _settle_passphrase(context: Context) -> None:
+    """Ask for the passphrase while somebody is there: the run's supervisor has no terminal when it saves the run."""
+    if context.ask_passphrase is None:
+        return
+    from criu_agent.ops import passphrase
+
+    if passphrase.is_needed(context.config):
+        context.repository()
 
 
 def report_started(context: Context, spec: RunSpec, **more: object) -> None:
@@ -144,7 +155,7 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         stdin_open=bool(options["interactive"]) or not options["detach"],
         through=(workdir, *through),
         labels=pairs(_texts(options["label"])),
-        repository=context.config.repository,
+        **runs.repository_of(context.config),
         remove_on_exit=bool(options["remove"]),
         every=duration("--every", options["every"]),
         on_idle=duration("--on-idle", options["on_idle"]),
@@ -202,6 +213,7 @@ def attach_verb(context: Context, /, run: str, detach_keys: str) -> int:
     Exit codes: the command's own when it ends, 75 when it is suspended, 0 after detaching.
     """
     found = runs.find(context.config, run)
+    _require_not_moved(found)
     if not found.alive:
         raise Failure(
             f"{found.spec.name} is {found.shown_state}, there is nothing to attach to",
@@ -283,7 +295,14 @@ def exec_verb(context: Context, /, run: str, command: tuple[str, ...], **options
     return ended.exit_code if ended.exit_code is not None else 128 + signals.SIGHUP
 
 
+def _require_not_moved(run: runs.Run) -> None:
+    if run.shown_state == "fenced":
+        host = run.state.moved_to
+        raise Failure(f"{run.spec.name} has moved to {host}", hint=f"criu-agent ps on {host}")
+
+
 def require_alive(run: runs.Run) -> runs.Run:
+    _require_not_moved(run)
     if not run.alive:
         state = run.shown_state
         hint = f"criu-agent resume {run.spec.name}" if run.state.last_snapshot else "criu-agent ps -a"

@@ -143,14 +143,14 @@ def logs_verb(context: Context, /, wanted: str, follow: bool, tail: int | None, 
     over = not follow
     for piece in output.pieces(output.follow(run.directory / "output.log")):
         if piece is not None and kept is None:
-            _print_piece(piece, timestamps)
+            _print_piece(piece, timestamps, as_json=context.options.json)
         elif piece is not None and kept is not None:
             kept.append(piece)
             while kept and kept[0].line <= piece.newest - (tail or 0):
                 kept.popleft()
         else:  # everything that is there was read
             for last in kept or ():
-                _print_piece(last, timestamps)
+                _print_piece(last, timestamps, as_json=context.options.json)
             kept = None
             if over:
                 return
@@ -158,13 +158,20 @@ def logs_verb(context: Context, /, wanted: str, follow: bool, tail: int | None, 
             over = not (still := runs.by_id(context.config, run.spec.id)) or not still.alive
 
 
-def _print_piece(piece: "Piece", timestamps: bool) -> None:
+def _print_piece(piece: "Piece", timestamps: bool, *, as_json: bool) -> None:
+    if as_json:
+        text = piece.data.decode(errors="replace")
+        show.message("output", stream=piece.stream, time=_moment(piece.time_ns), text=text)
+        return
     target = sys.stdout if piece.stream == "stdout" else sys.stderr
     if timestamps and piece.begins:
-        moment = datetime.fromtimestamp(piece.time_ns / 1e9, UTC).isoformat(timespec="microseconds")
-        target.buffer.write(moment.replace("+00:00", "Z ").encode())
+        target.buffer.write(f"{_moment(piece.time_ns)} ".encode())
     target.buffer.write(piece.data)
     target.flush()
+
+
+def _moment(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def _seconds(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -184,7 +191,10 @@ def wait_verb(context: Context, /, wanted: str, timeout: float | None) -> int:
     run = runs.find(context.config, wanted)
     if run.alive:
         _await_end(context, run, {"verb": "wait"}, timeout=timeout)
-    return _end_code(context, run.spec.id)
+    code = _end_code(context, run.spec.id)
+    if context.options.json:
+        show.message("summary", run=run.spec.id, name=run.spec.name, exit_code=code, suspended=code == SUSPENDED)
+    return code
 
 
 def _await_end(context: Context, run: runs.Run, request: Message, *, timeout: float | None = None) -> None:
@@ -234,6 +244,13 @@ def stop_verb(context: Context, /, wanted: tuple[str, ...], timeout: float) -> N
     """End RUN: TERM, and KILL if it still runs after a while. Nothing is saved; `suspend` does that."""
     for run in [runs.find(context.config, name) for name in wanted]:
         _stop(context, run, timeout)
+        _done(context, run)
+
+
+def _done(context: Context, run: runs.Run) -> None:
+    if context.options.json:
+        show.message("summary", run=run.spec.id, name=run.spec.name)
+    else:
         show.result(run.spec.name)
 
 
@@ -255,7 +272,7 @@ def kill_verb(context: Context, /, wanted: tuple[str, ...], name: str) -> None:
             kill_orphan(context, run)
         else:
             _kill(context, require_alive(run), number)
-        show.result(run.spec.name)
+        _done(context, run)
 
 
 def _kill(context: Context, run: runs.Run, number: int) -> None:
@@ -297,7 +314,7 @@ def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
         _stop(context, run, 0.0)
         network.release(run)
         runs.remove(run)
-        show.result(run.spec.name)
+        _done(context, run)
 
 
 def kill_orphan(context: Context, run: runs.Run) -> None:

@@ -1,7 +1,6 @@
 """The verbs that save and bring back: checkpoint, suspend, restore, resume, plan, snapshots."""
 
 import os
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ from criu_agent.cli import show, terminal
 from criu_agent.cli.context import Context, verb
 from criu_agent.cli.runs import wait_for_supervisor
 from criu_agent.control import Client, Message
-from criu_agent.errors import Failure, Interrupted, NotFound, Refused
+from criu_agent.errors import Failure, Interrupted, NotFound, Refused, WrongKey
 from criu_agent.model import Snapshot
 
 DEGRADED = 3  # done, with something lost that was said
@@ -54,16 +53,13 @@ def _checkpoint(
     context: Context, wanted: str, *, stop: bool, reason: str, tags: tuple[str, ...], full: bool, print_stats: bool
 ) -> None:
     run = run_verbs.require_alive(runs.find(context.config, wanted))
-    line = progress(context)
-    with Client(run.socket) as client:
-        try:
-            summary = client.call(
-                verb="checkpoint", stop=stop, reason=reason, tags=tags, full=full, on_status=_status(context, line)
-            )
-        except KeyboardInterrupt:
-            summary = give_up(client)
-        finally:
-            line.end()
+    order = {"verb": "checkpoint", "stop": stop, "reason": reason, "tags": tags, "full": full}
+    try:
+        summary = _ordered(context, run, order)
+    except WrongKey:
+        if (words := _passphrase(context, run)) is None:
+            raise
+        summary = _ordered(context, run, {**order, "passphrase": words})
     if stop:
         wait_for_supervisor(context, run)
     if context.options.json:
@@ -72,6 +68,30 @@ def _checkpoint(
         show.result(summary["snapshot"])
     else:
         _print_summary(summary, stats=print_stats)
+
+
+def _ordered(context: Context, run: runs.Run, order: Message) -> Message:
+    line = progress(context)
+    with Client(run.socket) as client:
+        try:
+            return client.call(**order, on_status=_status(context, line))
+        except KeyboardInterrupt:
+            return give_up(client)
+        finally:
+            line.end()
+
+
+def _passphrase(context: Context, run: runs.Run) -> str | None:
+    """What its supervisor lacks, asked for and tried; None where that is no passphrase, or nobody can be asked."""
+    from criu_agent.ops import passphrase
+    from criu_agent.repo import keyfile
+
+    context.use_repository_of(run.spec)
+    if context.ask_passphrase is None or not passphrase.is_needed(context.config):
+        return None
+    context.repository()
+    held = context.config.passphrase_file
+    return keyfile.read_passphrase(held).decode() if held else None
 
 
 def progress(context: Context) -> show.ProgressLine:
@@ -184,25 +204,18 @@ def _choose(context: Context, wanted: str, at: str | None) -> Snapshot:
 
     A run of this host has its snapshots where it was started with, unless --repo names another place.
     """
-    from criu_agent.ops import vault
-
     try:
         run = runs.find(context.config, wanted)
     except NotFound:
         if wanted == "." and at is None:
             raise
         try:
-            return vault.open_repository(
-                context.config, ask=context.ask_passphrase, older=context.options.allow_rollback
-            ).find(at or wanted)
+            return context.repository(at or wanted).find(at or wanted)
         except NotFound as error:
             what = f"no such snapshot: {at}" if at else f"no such run or snapshot: {wanted}"
             raise NotFound(what, hint="criu-agent snapshots lists them") from error
-    if context.options.repo is None:
-        context.config = replace(context.config, repository=run.spec.repository)
-    repository = vault.open_repository(
-        context.config, ask=context.ask_passphrase, older=context.options.allow_rollback
-    )
+    context.use_repository_of(run.spec)
+    repository = context.repository()
     try:
         # By the run's id if its state knows of none: a supervisor that was killed may not have come to write it.
         return repository.find(at or run.state.last_snapshot or run.spec.id)
@@ -256,19 +269,16 @@ def _plan_row(row: Message) -> tuple[object, ...]:
 @click.option("--tag", "tags", multiple=True, help="Only those with that tag")
 @click.pass_obj
 def snapshots_verb(context: Context, /, run: str | None, tags: tuple[str, ...]) -> None:
-    """List the snapshots of the repository, oldest first; only those of RUN if it is given."""
-    from criu_agent.ops import vault
-
-    repository = vault.open_repository(
-        context.config, ask=context.ask_passphrase, older=context.options.allow_rollback
-    )
-    listing = repository.snapshots()
+    """List the snapshots of the repository, oldest first; only those of RUN, in its repository, if it is given."""
+    here = context.run_named(run) if run else None
+    wanted = {run, here.spec.id} if here else {run}
+    listing = context.repository(*([run] if run else [])).snapshots()
     for warning in listing.unreadable:
         show.line(f"warning: {warning.message}")
     chosen = [
         snapshot
         for snapshot in listing.snapshots
-        if (run is None or run in (snapshot.manifest.run_name, snapshot.manifest.run_id))
+        if (run is None or wanted & {snapshot.manifest.run_name, snapshot.manifest.run_id})
         and set(tags) <= set(snapshot.tags)
     ]
     if run is not None and not chosen:

@@ -19,12 +19,6 @@ _SHORT = 8
 _PERCENT = re.compile(r"(?P<number>[0-9]{1,3}(?:\.[0-9]+)?)%")
 
 
-def _open(context: Context) -> Any:  # noqa: ANN401 - a Repository, whose import takes a while
-    from criu_agent.ops import vault
-
-    return vault.open_repository(context.config, ask=context.ask_passphrase, older=context.options.allow_rollback)
-
-
 def _progress(context: Context) -> tuple[show.ProgressLine, Any]:
     line = show.ProgressLine(enabled=not context.options.quiet and not context.options.json)
     return line, lambda phase, done, total: line({"phase": phase, "bytes_done": done, "bytes_total": total})
@@ -71,7 +65,7 @@ def forget_verb(
     policy = _policy(rules)
     if lost and (policy is not None or dry_run):
         raise Usage("--lost goes with no rule and no --dry-run", hint="criu-agent check shows what is lost")
-    repository = _open(context)
+    repository = context.repository(*wanted)
     if lost:
         _give_up(context, repository, wanted)
         return
@@ -144,7 +138,7 @@ def prune_verb(context: Context, /, dry_run: bool) -> None:
 
     Exit codes: 0 done, 1 a run is locked, 14 a snapshot cannot be read: nothing of its run is deleted.
     """
-    _prune(context, _open(context), dry_run=dry_run)
+    _prune(context, context.repository(), dry_run=dry_run)
 
 
 def _prune(context: Context, repository: Any, *, dry_run: bool) -> None:  # noqa: ANN401
@@ -177,7 +171,7 @@ def check_verb(context: Context, /, read_data: bool, read_data_subset: str | Non
     from criu_agent.repo import check
 
     part = 1.0 if read_data else _part(read_data_subset)
-    repository = _open(context)
+    repository = context.repository()
     line, progress = _progress(context)
     done = 0
 
@@ -224,8 +218,8 @@ def stats_verb(context: Context, /) -> None:
     """Show how much the snapshots of each run hold, and how much of the store they take."""
     from criu_agent.repo import prune
 
-    repository = _open(context)
-    rows = []
+    repository = context.repository()
+    rows: list[dict[str, Any]] = []
     for run_id in prune.runs(repository):
         snapshots = repository.snapshots(run_id).snapshots
         found = prune.garbage(repository, run_id)
@@ -266,7 +260,7 @@ def tag_verb(context: Context, /, wanted: tuple[str, ...], add: tuple[str, ...],
 
     if not add and not remove:
         raise Usage("nothing to change", hint="criu-agent tag SNAP --add TAG")
-    repository = _open(context)
+    repository = context.repository(*wanted)
     for snapshot in housekeeping.retag(repository, _chosen(repository, wanted), add=add, remove=remove):
         if context.options.json:
             show.message("summary", snapshot=snapshot.id, tags=list(snapshot.tags))
@@ -286,7 +280,7 @@ def copy_verb(context: Context, /, wanted: tuple[str, ...], target: str, to_key_
     """
     from criu_agent.ops import portable, vault
 
-    repository = _open(context)
+    repository = context.repository(*wanted)
     there = configuration.load(repository=target, key_file=to_key_file, endpoint_url=context.options.endpoint_url)
     if there.key_file == context.config.key_file and to_key_file is None:
         there = replace(there, key_file=None)
@@ -318,16 +312,16 @@ def unlock_verb(context: Context, /, run_id: str | None, everything: bool) -> No
     """
     from criu_agent.ops import housekeeping
 
-    broken = housekeeping.unlock(_open(context), run_id, everything=everything)
+    broken = housekeeping.unlock(context.repository(*([run_id] if run_id else [])), run_id, everything=everything)
     if not broken and not context.options.json:
-        show.line("there is no lock of a process that has ended; --all takes away the others, too")
+        show.line("there is no lock of a process that has ended; --all takes away the others and damaged ones, too")
     for run, holder in broken:
         if context.options.json:
             show.message("summary", run=run, **(holder.to_json() if holder else {}))
         elif holder:
             show.result(f"{run}: taken away from pid {holder.pid} on {holder.hostname} ({holder.what})")
         else:
-            show.result(f"{run}: the lock was damaged, and is free")
+            show.result(f"{run}: taken away; it was damaged, and did not say from whom")
 
 
 @verb("export")
@@ -344,7 +338,7 @@ def export_verb(context: Context, /, wanted: str, path: str, force: bool) -> Non
     """
     from criu_agent.ops import portable
 
-    repository = _open(context)
+    repository = context.repository(wanted)
     snapshot = repository.find(wanted)
     line, progress = _progress(context)
     try:
@@ -368,7 +362,7 @@ def import_verb(context: Context, /, path: str) -> None:
     """
     from criu_agent.ops import portable, vault
 
-    target = _open(context)
+    target = context.repository()
     line, progress = _progress(context)
     with vault.exported(context.config, Path(path), ask=context.ask_passphrase) as archived:
         try:

@@ -18,8 +18,8 @@ from criu_agent.errors import HostCannot
 from criu_agent.linux import process
 
 _SHELL = "n=20; echo ready; read -r more; echo $((n + more))"
-_PATIENCE = 2.0  # seconds for each step that takes milliseconds on an idle host
-_CRIU_LIMIT = 10.0  # seconds; a dump or restore of this size takes a tenth of one
+_PATIENCE = 20.0  # seconds for each step; it takes milliseconds, but on a busy machine
+_CRIU_LIMIT = 60.0  # seconds; a dump or restore of this size takes a tenth of one
 
 
 def round_trip(criu: Path, directory: Path) -> None:

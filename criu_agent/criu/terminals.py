@@ -12,31 +12,24 @@ cannot be restored at all. OpenCode has two. So an even number is made odd by on
 refers to: CRIU uses it for this one purpose.
 """
 
-import struct
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TypeVar
-
-from google.protobuf.message import Message
 
 from criu_agent import log
 from criu_agent.criu import messages_pb2
-from criu_agent.criu.imagefile import parsed, split, wrong
+from criu_agent.criu.image_file import append, rewrite, small
+from criu_agent.criu.imagefile import wrong
 from criu_agent.linux import proc
 
 _TTY = 11  # fd_types.TTY
 _SLAVE_MAJORS = range(136, 144)  # Unix98 pty slaves (Documentation/admin-guide/devices.txt)
-_LARGEST = 16 << 20  # bytes of an image that is read here: some hundred thousand open files
 _HIGHEST_ID = (1 << 32) - 1
-_Kind = TypeVar("_Kind", bound=Message)
-_HEADER = 8  # an image begins with two u32 of magic; then u32 length and message, again and again
 
 
 def name_sessions(images: Path, root_pid: int) -> int:
     """Fill in the sessions that are missing in tty-info.img, as long as the tree is frozen; how many there were."""
     path = images / "tty-info.img"
-    infos = messages(path, messages_pb2.TtyInfo)
+    infos = small(path, messages_pb2.TtyInfo)
     nameless = [info for info in infos if info.HasField("pty") and _is_slave(info) and not info.sid]
     if not nameless:
         return 0
@@ -53,8 +46,8 @@ def name_sessions(images: Path, root_pid: int) -> int:
 
 def give_back_controlling_terminals(images: Path) -> int:
     """Mend files.img in place; how many terminals needed it."""
-    infos = {info.id: info for info in messages(images / "tty-info.img", messages_pb2.TtyInfo)}
-    files = messages(images / "files.img", messages_pb2.File)
+    infos = {info.id: info for info in small(images / "tty-info.img", messages_pb2.TtyInfo)}
+    files = small(images / "files.img", messages_pb2.File)
     terminals = [file for file in files if file.type == _TTY]
     strange = [file.id for file in terminals if file.tty.tty_info_id not in infos]
     if strange:
@@ -74,7 +67,7 @@ def give_back_controlling_terminals(images: Path) -> int:
         extra = messages_pb2.File()
         extra.CopyFrom(next(file for file in opened if file.tty.tty_info_id == number))
         extra.id = extra.tty.id = next_id + mended
-        _append(images / "files.img", extra.SerializeToString())
+        append(images / "files.img", extra.SerializeToString())
         log.debug("the terminal of session %d has %d open files: one was added", infos[number].sid, count)
         mended += 1
     return mended
@@ -82,30 +75,3 @@ def give_back_controlling_terminals(images: Path) -> int:
 
 def _is_slave(info: messages_pb2.TtyInfo) -> bool:
     return (info.rdev >> 8) & 0xFFF in _SLAVE_MAJORS  # new_encode_dev() of the kernel
-
-
-def messages(path: Path, kind: type[_Kind]) -> list[_Kind]:
-    """The messages of a small image; none if it is not there. Corrupt for what CRIU has not written."""
-    if not path.exists():
-        return []
-    if path.stat().st_size > _LARGEST:
-        raise wrong(path.name, f"has more than {_LARGEST} bytes")
-    found: list[_Kind] = []
-    for message in split(path.read_bytes(), path.name):
-        if not message:
-            raise wrong(path.name, "has an empty message")
-        found.append(parsed(kind, message, path.name))
-    return found
-
-
-def rewrite(path: Path, messages: Iterable[bytes]) -> None:
-    """Replace all messages of an image."""
-    with open(path, "r+b") as file:
-        file.truncate(_HEADER)
-    for message in messages:
-        _append(path, message)
-
-
-def _append(path: Path, message: bytes) -> None:
-    with open(path, "ab") as file:
-        file.write(struct.pack("<I", len(message)) + message)

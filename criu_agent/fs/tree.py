@@ -29,7 +29,8 @@ _BLOCK = 4096
 _NOT_BETWEEN = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
-Save = Callable[[Iterable[Source]], list[Blob]]
+# Stores sources, each read to its end before the next one is asked for; their blobs in the same order.
+Save = Callable[[Iterable[Source]], Sequence[Blob]]
 
 
 class Capture:
@@ -93,67 +94,55 @@ def capture(root: Path, *, spool: Path | None) -> Capture:
         raise Failure(message) from error
 
 
-def save(captured: Capture, store: Save, *, name: str) -> Tree:
-    """Store the contents of a capture, then its index. `store` gives a blob for each source, in their order.
-
-    name: of the tree; the streams of its files are called after it.
-    """
-    groups = list(_groups(captured.entries))
-    index = _index(captured, groups)
-
-    def sources() -> Iterator[Source]:
-        before = ""
-        for group in groups:
-            alone = len(group) == 1 and group[0].length >= _OWN_BLOB
-            yield Source(
-                stream=f"{name}/file/{group[0].path}" if alone else f"{name}/after/{before}",
-                size=sum(entry.length for entry in group),
-                content=_Contents(captured.pieces(group)),
-            )
-            before = group[-1].path
-        yield Source(stream=f"{name}/index", size=len(index), content=io.BytesIO(index))
-
-    *blobs, stored = store(sources())
-    return Tree(index=stored, blobs=tuple(blobs))
+def save(captured: Capture, store: Save, name: str) -> Tree:
+    """Store the contents of a capture, then its index. `name` is what the tree is called in every snapshot."""
+    *blobs, index = store(_sources(captured, name))
+    return Tree(index=index, blobs=tuple(blobs))
 
 
-def _index(captured: Capture, groups: Sequence[Sequence[Entry]]) -> bytes:
+def _sources(captured: Capture, name: str) -> Iterator[Source]:
+    """The contents in groups, then the index. What a stream is called depends on no other file but the one before."""
     placed: dict[str, Entry] = {}
-    for number, group in enumerate(groups):
+    for number, (stream, group) in enumerate(_groups(captured.entries)):
         offset = 0
         for entry in group:
             placed[entry.path] = replace(entry, blob=number, offset=offset)
             offset += entry.length
+        yield Source(stream=f"{name}/{stream}", size=offset, content=_Contents(captured.pieces(group)))
     lines = [version_line("tree", VERSION)]
     for entry in captured.entries:
         line = to_line(placed.get(entry.path, entry)) + b"\n"
         if len(line) > LINE_LIMIT:
             raise Failure(f"{captured.root / entry.path} has too many holes to be captured")
         lines.append(line)
-    return b"".join(lines)
+    index = b"".join(lines)
+    yield Source(stream=f"{name}/index", size=len(index), content=io.BytesIO(index))
 
 
-def _groups(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """The files that share a blob, in order.
+def _groups(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
+    """The files that share a blob, in order, and what that is called.
 
-    An object of its own for each of the 30,000 small files of a node_modules would cost an fsync each. Where a
-    group ends depends on names only: a file that changes does not move the contents of the groups after it.
+    A blob of its own for each of the 30,000 small files of a node_modules would make a long manifest. Where a group
+    ends, and so what the next one is called, depends on names only: a file that changes does not move the contents of
+    the groups after it.
     """
     group: list[Entry] = []
+    before = ""  # the file that ended the group before
     for entry in entries:
         if not entry.extents:
             continue
         if entry.length >= _OWN_BLOB:
-            yield from [group] if group else []
-            yield [entry]
-            group = []
+            if group:
+                yield f"after/{before}", group
+            yield f"file/{entry.path}", [entry]
+            group, before = [], entry.path
             continue
         group.append(entry)
         if zlib.crc32(os.fsencode(entry.path)) % _GROUP == 0:
-            yield group
-            group = []
+            yield f"after/{before}", group
+            group, before = [], entry.path
     if group:
-        yield group
+        yield f"after/{before}", group
 
 
 class _Contents:

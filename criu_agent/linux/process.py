@@ -1,7 +1,7 @@
 """Start processes. The only module that may: every argv is logged, no shell is ever involved."""
 
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -11,7 +11,6 @@ DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
 Process = subprocess.Popen
 TimeoutExpired = subprocess.TimeoutExpired
-Reader = Callable[[], bytes]
 
 
 @dataclass(frozen=True, kw_only=True)

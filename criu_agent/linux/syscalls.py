@@ -5,6 +5,7 @@ headers for the constants.
 """
 
 import ctypes
+import fcntl
 import os
 import signal
 import struct
@@ -12,6 +13,7 @@ import struct
 _libc = ctypes.CDLL(None, use_errno=True)
 
 # sched.h
+CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
 CLONE_NEWUTS = 0x04000000
 CLONE_NEWIPC = 0x08000000
@@ -33,6 +35,10 @@ MNT_DETACH = 0x2
 # linux/prctl.h, linux/seccomp.h, linux/filter.h
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
+
+# asm-generic/ioctls.h
+TIOCGPTN = 0x80045430
+TIOCSPTLCK = 0x40045431
 
 SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
@@ -112,3 +118,14 @@ def tee(source: int, target: int, length: int) -> int:
         ctypes.c_int(source), ctypes.c_int(target), ctypes.c_size_t(length), ctypes.c_uint(nonblock)
     )
     return _check(result, "tee")
+
+
+def pty_number(master: int) -> int:
+    """N of its slave, /dev/pts/N (man 3 ptsname, without the name of an instance of devpts)."""
+    (number,) = struct.unpack("I", fcntl.ioctl(master, TIOCGPTN, bytes(4)))
+    return int(number)
+
+
+def unlock_pty(master: int) -> None:
+    """Let its slave be opened (man 3 unlockpt)."""
+    fcntl.ioctl(master, TIOCSPTLCK, struct.pack("i", 0))

@@ -37,12 +37,14 @@ def thin_out(live: Live, *, newest: str, cancel: Cancel) -> int:
     """
     if live.spec.keep_last is None:
         return 0
-    repository = vault.open_repository(live.config)
+    repository = vault.open_repository(live.config, make=False)
     with vault.locked(repository, live.spec.id, "keep-last"):
         found = repository.snapshots(live.spec.id).snapshots
         dropped = policy.surplus(found, live.spec.id, live.spec.keep_last)
         if dropped and policy.newest(found, live.spec.id) != newest:
             log.warning("snapshot %s is not the newest of this run in the repository: no older are deleted", newest)
+            return 0
+        if not dropped:
             return 0
         cancel.check()
         repository.remove(dropped, keep=found)

@@ -104,9 +104,9 @@ def checkpoint(
     lock: NetworkLock = "nftables" if any(plan.crosses(one) for one in connections) else "skip"
     room = images.capacity(found.memory)
     images.check_memory(room)
-    repository = vault.open_repository(live.config)
+    # Once it has snapshots it must be there: who unmounts it must not find the next ones somewhere else.
+    repository = vault.open_repository(live.config, make=not request.parent)
     writing = vault.writing(live.config, repository, live.spec.id, "checkpoint", parent=request.base)
-    tables = nft.criu_tables() if lock == "nftables" else frozenset()
     phases.end("plan")
 
     def stored(phase: str, done: int, total: int) -> None:
@@ -140,7 +140,7 @@ def checkpoint(
                 host=here,
                 terminal=save_terminal(),
                 connections=connections,
-                network={"lock": lock, "table": _new_table(tables) if lock == "nftables" else ""},
+                network={"lock": lock, "table": _table(dump) if lock == "nftables" else ""},
             )
             # A tree that runs on changes its files at once: they are copied. A stopped one's are read in place.
             spool = None if request.stop else live.directory
@@ -196,9 +196,12 @@ def _continued(live: Live, found: facts.Facts, request: Request) -> Iterator[Non
         raise
 
 
-def _new_table(before: frozenset[str]) -> str:
-    """The table that CRIU has made to hold the connections; "" when there is none."""
-    return next(iter(nft.criu_tables() - before), "")
+def _table(dump: Dump) -> str:
+    """The table that CRIU has made to hold the connections; "" when there is none.
+
+    Other runs of this host may be dumped or suspended at the same moment: not every new table is ours.
+    """
+    return next(iter(nft.criu_tables() & dump.table_names()), "")
 
 
 def look(live: Live) -> facts.Facts:

@@ -100,13 +100,16 @@ def retag(
 
 
 def unlock(repository: Repository, run_id: str | None, *, everything: bool) -> list[tuple[str, Holder | None]]:
-    """Take locks away: of that run, or of all whose holders are known to be dead. everything: of the living, too."""
+    """Take locks away: of that run, or of all whose holders are known to be dead. everything: all the others, too.
+
+    Each with the run and who held it, None where a damaged lock does not say.
+    """
     from criu_agent.ops import host
 
     if run_id is not None:
         return [(run_id, locks.break_lock(repository.registers, run_id))]
     holders = locks.holders(repository.registers)
-    doomed = [run for run, holder in holders.items() if everything or not host.lives(holder)]
+    doomed = [run for run, holder in holders.items() if everything or (holder and not host.lives(holder))]
     return [(run, locks.break_lock(repository.registers, run)) for run in doomed]
 
 

@@ -60,7 +60,12 @@ class Source(Protocol):
 def migrate(config: Config, source: Source, there: There, *, tell: Callable[[str], None]) -> Moved:
     """Move the run; it runs there then. Every error says where it is. tell(step) before each step."""
     tell("doctor")
-    remote.require_able(there)
+    try:
+        remote.require_able(there)
+        there.check()
+    except Failure as error:
+        error.agent_state = _HERE
+        raise
     tell("suspend")
     suspended = source.suspend()
     handed_over = False

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from criu_agent.linux import process
 
-_TIMEOUT = 3.0  # seconds; each takes milliseconds
+_TIMEOUT = 30.0  # seconds; each takes milliseconds, but on a busy machine
 
 # The shape of CRIU's lock: what belongs to a connection of the set is dropped while the tree is frozen.
 _LOCK = b"""table inet criu-agent-doctor {

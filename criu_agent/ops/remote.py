@@ -22,10 +22,10 @@ _RESTORING = 45.0  # seconds: a restore that waits for its word gives up before
 
 @dataclass(frozen=True, kw_only=True)
 class There:
-    """The other host. repository: URL of the snapshots as that host knows it."""
+    """The other host. store: the global options by which it opens the repository; places, and nothing secret."""
 
     to: ssh.Destination
-    repository: str
+    store: tuple[str, ...]
     check: Callable[[], None]  # raises when the user wants to stop
 
     @property
@@ -73,8 +73,7 @@ class Restoration:
     def __init__(self, there: There, run_id: str, snapshot: str) -> None:
         self._there = there
         self._said_go = False
-        command = ["--json", "--repo", there.repository, "restore", "--detach", "--confirm", "--at", snapshot, run_id]
-        # What the key of an encrypted repository needs: its place on that host, never the key.
+        command = ["--json", *there.store, "restore", "--detach", "--confirm", "--at", snapshot, run_id]
         self._conversation = ssh.Conversation(there.to, command, check=self._check)
 
     def _check(self) -> None:

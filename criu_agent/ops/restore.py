@@ -86,9 +86,8 @@ def catch_up(config: Config, state: RunState, snapshot_id: str) -> RunState:
     """
     if state.suspended_at == snapshot_id and not state.moved_to:
         return state
-    repository = vault.open_repository(config)
-    run_id = repository.read(snapshot_id).manifest.run_id
-    line = [one for one in repository.snapshots().snapshots if one.manifest.run_id == run_id]
+    repository = vault.open_repository(config, make=False)
+    line = repository.snapshots(repository.read(snapshot_id).manifest.run_id).snapshots
     newest = max(line, key=lambda one: one.manifest.sequence, default=None)
     if newest is None or newest.manifest.sequence <= state.sequence:
         return state
@@ -109,7 +108,7 @@ def restore(
     commit(root_pid) is called when everything is there and before any of it runs: the point of no return.
     The caller is in its own mount namespace. An error before that leaves nothing but the run as it was.
     """
-    repository = vault.open_repository(config)
+    repository = vault.open_repository(config, make=False)
     snapshot = repository.read(snapshot_id)
     host.require_able(config, snapshot.manifest)
     known = saved.read(config, snapshot.manifest)

@@ -93,7 +93,7 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         stdin_open=run.flag("stdin_open"),
         through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),
         labels=manifest.labels,
-        repository=config.repository,
+        **runs.repository_of(config),
         created=run.time("started"),
         **automatic.settings(run.document),
     )

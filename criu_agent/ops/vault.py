@@ -9,7 +9,7 @@ from pathlib import Path
 
 from criu_agent import log, runs
 from criu_agent.config import Config
-from criu_agent.errors import Failure, NotFound, Usage, WrongKey
+from criu_agent.errors import Corrupt, Failure, NotFound, Usage, WrongKey
 from criu_agent.ops import host
 from criu_agent.repo import header, keyfile, keyring, keys, locks, opening, rotation, secret, trust, wrap, writer
 from criu_agent.repo.floor import Floor, Seen
@@ -21,7 +21,7 @@ from criu_agent.store.archive import ArchiveStore
 from criu_agent.store.base import Store
 from criu_agent.store.url import open_store
 
-Ask = Callable[[], bytes]  # asks the person at the terminal for the passphrase
+Ask = Callable[[str], bytes]  # asks the person at the terminal for the passphrase of that repository
 _KEYS = "keys"  # the lock of those who change keys
 
 
@@ -35,14 +35,14 @@ class Made:
     limits: tuple[str, ...]  # what the store cannot do, in words
 
 
-def open_repository(config: Config, *, ask: Ask | None = None, older: bool = False) -> Repository:
-    """The repository; one in a local directory is made on first use.
+def open_repository(config: Config, *, ask: Ask | None = None, older: bool = False, make: bool = True) -> Repository:
+    """The repository; one in a local directory is made on first use, unless `make` says that it must be there.
 
     older: allow that the store has fallen behind what this host has seen of it. NotFound where there is none,
     WrongKey where this host has no key for it, Usage for a URL that no store serves, Corrupt if it is damaged.
     """
     store = open_store(config.repository, endpoint_url=config.endpoint_url)
-    found = _header(config, store)
+    found = _header(config, store, make=make)
     if not found.conditional:
         store = open_store(config.repository, endpoint_url=config.endpoint_url, conditional=False)
     believed = trust.read(config.allowed_signers, found.id)
@@ -148,21 +148,20 @@ def believe(config: Config, signer: str, *, repository_id: str = "") -> Path:
     return config.allowed_signers
 
 
-def key_file(config: Config, repository_id: str) -> Path:
-    """Where the key of that repository is on this host."""
-    return config.key_file or config.keys / f"{repository_id}.key"
-
-
-def _header(config: Config, store: Store) -> Header:
+def _header(config: Config, store: Store, *, make: bool) -> Header:
     """The repository's header, with at least one key to it."""
     try:
         found = header.read(store)
         if not config.local_repository or store.list(keyring.PREFIX):
             return found
     except NotFound as error:
-        if not config.local_repository:
+        if not make or not config.local_repository:
+            unmounted = (
+                "if it lies on a file system that is not mounted: mount it; " if config.local_repository else ""
+            )
             raise NotFound(
-                f"there is no repository at {config.repository}", hint=f"criu-agent init -r {config.repository}"
+                f"there is no repository at {config.repository}",
+                hint=f"{unmounted}to make one: criu-agent init -r {config.repository}",
             ) from error
     with _first_use(config):
         try:
@@ -197,14 +196,14 @@ def _make_keys(
     limits: tuple[str, ...],
 ) -> Made:
     """Everything that this host must remember first: a key object that nobody can open would lock all out."""
-    if store.list("snapshots/"):
-        raise Failure("the repository has snapshots but no keys", hint="bring keys/ back from a copy")
+    if any(store.list(prefix) for prefix in header.CONTENTS):
+        raise Corrupt("the repository has snapshots but no keys", hint="bring keys/ back from a copy")
     made = secret.new(found.id)
     signer = made.current.signer
     trust.add(config.allowed_signers, found.id, signer, f"made by init on {os.uname().nodename}")
     path: Path | None = None
     if not recipients and not passphrase:
-        path = key_file(config, found.id)
+        path = config.key_of(found.id)
         recipients = _recipients(config, path, signer)
     chosen = [("", passphrase)] if passphrase else []
     for recipient, words in [*chosen, *((one, b"") for one in recipients)]:
@@ -229,18 +228,21 @@ def _recipients(config: Config, path: Path, signer: bytes) -> tuple[str, ...]:
 
 
 def _open(config: Config, store: Store, found: Header, believed: trust.Trust, ask: Ask | None) -> Opened:
-    path = key_file(config, found.id)
+    path = config.key_of(found.id)
     if config.passphrase_file is not None and config.key_file is None:
         return opening.with_passphrase(store, found.id, keyfile.read_passphrase(config.passphrase_file), believed)
     if config.key_file is not None or path.exists():
         read = keyfile.read(path)
         return opening.with_identities(store, found.id, read.identities, believed.and_signers(read.signers))
     if ask is not None:
-        return opening.with_passphrase(store, found.id, ask(), believed)
-    raise WrongKey(
-        f"this host has no key of the repository {config.repository}",
-        hint=f"copy the key file of a host that has one, and name it with --key-file, or put it to {path}",
-    )
+        return opening.with_passphrase(store, found.id, ask(config.repository), believed)
+    hint = f"copy the key file of a host that has one, and name it with --key-file, or put it to {path}"
+    if any(one.by_passphrase for one in keyring.load(store, found.id).objects):
+        hint = (
+            "say it at a terminal, and you are asked for the passphrase; "
+            f"or name a file that has it, CRIU_AGENT_PASSPHRASE_FILE=...; or {hint}"
+        )
+    raise WrongKey(f"this host has no key of the repository {config.repository}", hint=hint)
 
 
 def _probe(config: Config, store: Store) -> tuple[bool, tuple[str, ...]]:

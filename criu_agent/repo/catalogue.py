@@ -45,7 +45,7 @@ def names(store: Store, run_id: str = "") -> list[Name]:
 def committed(found: Sequence[Name], run_id: str, head: Head) -> tuple[list[Name], Corrupt | None]:
     """Those that `head`, their run's, has come to and that were not deleted, and what is wrong with them."""
     if any(name.sequence > head.sequence + 1 for name in found):
-        return list(found), _corrupt(run_id, f"the head of run {run_id} is missing, or older than its snapshots")
+        return list(found), _head_is_lost(run_id)
     there = [name for name in found if name.sequence < head.sequence or name.snapshot == head.snapshot]
     there = [name for name in there if not head.is_gone(name.sequence)]
     if head.snapshot and not any(name.snapshot == head.snapshot for name in there):
@@ -59,6 +59,13 @@ def committed(found: Sequence[Name], run_id: str, head: Head) -> tuple[list[Name
     return there, None
 
 
+def uncommitted(found: Sequence[Name], run_id: str, head: Head) -> list[Name]:
+    """Those whose writer died before. Corrupt if there are more than one writer can leave: then the head is lost."""
+    if any(name.sequence > head.sequence + 1 for name in found):
+        raise _head_is_lost(run_id)
+    return [name for name in found if name.sequence > head.sequence]
+
+
 def missing(there: Sequence[Name], head: Head) -> tuple[Range, ...]:
     """The numbers that should be among `there` and are not."""
     known = joined([*head.gone, *((name.sequence, name.sequence) for name in there)])
@@ -70,6 +77,10 @@ def missing(there: Sequence[Name], head: Head) -> tuple[Range, ...]:
 def _numbers(ranges: Sequence[Range]) -> str:
     shown = ", ".join(f"{first} to {last}" if first < last else f"{first}" for first, last in ranges[:4])
     return f"{shown}, ..." if len(ranges) > 4 else shown
+
+
+def _head_is_lost(run_id: str) -> Corrupt:
+    return _corrupt(run_id, f"the head of run {run_id} is missing, or older than its snapshots")
 
 
 def _corrupt(run_id: str, what: str) -> Corrupt:

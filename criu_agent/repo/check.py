@@ -31,7 +31,6 @@ class _Needed:
     """A pack that snapshots of a run need, with all pieces that they have in it."""
 
     run_id: str
-    generation: int
     pack: Pack
     pieces: tuple[Piece, ...]
     snapshots: tuple[str, ...]
@@ -75,7 +74,7 @@ def _read(repository: Repository, one: _Needed) -> Iterator[Finding]:
     segments = repository.segments(one.run_id)
     try:
         segments(one.pack, 0, -(-one.pack.length // SEGMENT))
-        repository.reader_of(table, one.run_id, one.generation).verify()
+        repository.reader_of(table, one.run_id).verify()
     except (Corrupt, HostCannot) as error:
         yield Finding(object=one.name, state="corrupt", detail=f"{error.message}; needed by {_named(one.snapshots)}")
 
@@ -97,7 +96,6 @@ def _needed(run_id: str, contents: Sequence[tuple[Snapshot, Contents]]) -> list[
             mine = pieces.get(number, [])
             found[pack.id] = _Needed(
                 run_id=run_id,
-                generation=snapshot.generation,
                 pack=pack,
                 pieces=tuple({piece.name: piece for piece in (*(before.pieces if before else ()), *mine)}.values()),
                 snapshots=(*(before.snapshots if before else ()), snapshot.id),

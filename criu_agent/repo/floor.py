@@ -87,7 +87,7 @@ class Floor:
                 data = to_json({number: shown.number, value: shown.value})
                 hostfile.replace(self._directory / name, data, 0o600)
         except OSError as error:
-            raise Failure(f"cannot write in {self._directory}: {error.strerror}") from error
+            raise hostfile.not_written(self._directory / name, error) from error
 
     @contextmanager
     def _locked(self) -> Iterator[None]:

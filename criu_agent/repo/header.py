@@ -14,7 +14,7 @@ VERSION = 2
 NAME = "config"
 _LIMIT = 1 << 16
 _WHAT = "config of the repository"
-_OTHERS = ("keys/", "packs/", "snapshots/", "heads/")
+CONTENTS = ("snapshots/", "heads/", "packs/", "tags/", "locks/")  # what is of no use without keys
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ def read(store: Store) -> Header:
     try:
         data = store.get(NAME, _LIMIT)
     except NotFound as error:
-        if any(store.list(prefix) for prefix in _OTHERS):
+        if any(store.list(prefix) for prefix in ("keys/", *CONTENTS)):
             raise Corrupt(f"{_WHAT} is missing", hint="bring it back from a copy") from error
         raise
     return _decode(data)

@@ -57,8 +57,8 @@ class Heads:
         return [run_id for run_id in found if NAME.fullmatch(run_id)]
 
     def read(self, run_id: str) -> Head:
-        """Corrupt when the store shows an older one than this host has seen."""
-        return self._noted(run_id, self._registers.read(PREFIX + run_id))
+        """Corrupt when it is damaged, or the store shows an older one, or none, where this host has seen one."""
+        return self._noted(run_id, self._read(run_id))
 
     def move(
         self,
@@ -73,7 +73,7 @@ class Heads:
 
         Failure if `from_snapshot` is given and is not the newest now.
         """
-        register = self._registers.read(PREFIX + run_id)
+        register = self._read(run_id)
         old = self._noted(run_id, register)
         if from_snapshot is not None and old.snapshot != from_snapshot:
             raise _overtaken(run_id)
@@ -88,6 +88,13 @@ class Heads:
         seen = self._floor.head(run_id)
         revision = max(head.revision, seen.number if seen else 0) + 1
         return self._change(run_id, self._registers.unread(name), replace(head, revision=revision))
+
+    def _read(self, run_id: str) -> Register | None:
+        try:
+            return self._registers.read(PREFIX + run_id)
+        except Corrupt as error:
+            error.hint = _lost_hint(run_id)
+            raise
 
     def _change(self, run_id: str, old: Register | None, new: Head) -> Head:
         document = {
@@ -107,9 +114,16 @@ class Heads:
         shown = Seen(number=head.revision, value=head.snapshot) if register else None
         if shown:
             self._floor.saw_head(run_id, shown, older=self._older)
-        elif not self._older:
-            self._floor.check_head(run_id, None)
+        else:  # also where an older one is allowed: without its head nobody knows which snapshots were committed
+            self._check_none(run_id)
         return head
+
+    def _check_none(self, run_id: str) -> None:
+        try:
+            self._floor.check_head(run_id, None)
+        except Corrupt as error:
+            error.hint = _lost_hint(run_id)
+            raise
 
 
 def _head(run_id: str, register: Register) -> Head:
@@ -150,6 +164,10 @@ def _is_range(value: Any, sequence: int) -> bool:  # noqa: ANN401 - of a JSON do
         return False
     first, last = map(int, value)
     return 1 <= first <= last <= sequence
+
+
+def _lost_hint(run_id: str) -> str:
+    return f"bring heads/{run_id} back from a copy, or give up what is lost: criu-agent forget --lost {run_id}"
 
 
 def _overtaken(run_id: str) -> Overtaken:

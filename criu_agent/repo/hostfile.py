@@ -1,12 +1,13 @@
 """Small files of the host that decide what root believes: whose they are, and replacing them whole."""
 
+import errno
 import os
 import secrets
 import stat
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from criu_agent.errors import Failure
+from criu_agent.errors import Failure, NoSpace
 
 ROOT: frozenset[int] = frozenset({0})
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -78,6 +79,13 @@ def create(path: Path, data: bytes, mode: int) -> None:
     except OSError:
         path.unlink()
         raise
+
+
+def not_written(path: Path, error: OSError) -> Failure:
+    """The error for a file of this host that could not be written."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NoSpace(f"no space left for {path}", hint="free some space there")
+    return Failure(f"cannot write {path}: {error.strerror}")
 
 
 def _sync(directory: Path) -> None:

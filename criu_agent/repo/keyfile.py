@@ -35,7 +35,7 @@ def make(path: Path, one: Identity, signer: bytes, *, created: str) -> None:
     except FileExistsError as error:
         raise Usage(f"{path} is there already", hint="use it with --key-file, or name another one") from error
     except OSError as error:
-        raise Failure(f"cannot make the key file {path}: {error.strerror}") from error
+        raise hostfile.not_written(path, error) from error
 
 
 def read(path: Path, *, owners: Collection[int] = ()) -> KeyFile:

@@ -15,6 +15,7 @@ from criu_agent.errors import Corrupt, Failure, NotFound
 from criu_agent.repo.fields import Fields
 from criu_agent.repo.registers import Register, Registers
 
+_PREFIX = "locks/"
 _FREE: dict[str, Any] = {"holder": None}
 
 
@@ -28,6 +29,10 @@ class Holder:
     start: int
     what: str  # the verb, for people
     since: str  # RFC 3339, for people
+
+    def is_same(self, other: "Holder") -> bool:
+        """Whether it is the same process: that does one thing at a time to a run, so it could not give it back."""
+        return (self.boot_id, self.pid, self.start) == (other.boot_id, other.pid, other.start)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -45,33 +50,47 @@ Lives = Callable[[Holder], bool]  # False only for a holder that is known to hav
 
 @contextmanager
 def held(registers: Registers, run_id: str, holder: Holder, *, lives: Lives) -> Iterator[None]:
-    """Hold the run's lock. Failure, naming the holder, while somebody else does."""
-    name = f"locks/{run_id}"
+    """Hold the run's lock. Failure, naming the holder, while somebody else does; Corrupt if it cannot be read."""
+    name = f"{_PREFIX}{run_id}"
     old, other = _read(registers, run_id)
-    if other is not None and lives(other):
+    if other is not None and not other.is_same(holder) and lives(other):
         raise _taken(run_id, other)
     if other is not None:
-        log.info("the lock of run %s was left by pid %d (%s), which has ended", run_id, other.pid, other.what)
+        log.info("the lock of run %s was left by pid %d (%s)", run_id, other.pid, other.what)
     mine = registers.change(name, old, {"holder": holder.to_json()})
     if mine is None:
         raise _taken(run_id, _read(registers, run_id)[1])
     try:
         yield
     finally:
-        if registers.change(name, mine, _FREE) is None:
-            log.warning("the lock of run %s was taken away while pid %d held it", run_id, holder.pid)
+        _release(registers, mine)
 
 
-def holders(registers: Registers) -> dict[str, Holder]:
-    """Who holds which run's lock. Corrupt for one that is damaged."""
-    names = [name.removeprefix("locks/") for name in registers.names("locks/")]
-    found = {run_id: _read(registers, run_id)[1] for run_id in names}
-    return {run_id: holder for run_id, holder in found.items() if holder is not None}
+def _release(registers: Registers, mine: Register) -> None:
+    """What was done under the lock is done: that it cannot be given back is no failure of it."""
+    try:
+        if registers.change(mine.name, mine, _FREE) is None:
+            log.warning("%s was taken away while it was held", mine.name)
+    except (Failure, OSError) as error:
+        log.warning("%s could not be given back: %s", mine.name, error)
+
+
+def holders(registers: Registers) -> dict[str, Holder | None]:
+    """Who holds which run's lock; None for a lock that is damaged, so that nobody knows."""
+    found: dict[str, Holder | None] = {}
+    for name in registers.names(_PREFIX):
+        run_id = name.removeprefix(_PREFIX)
+        try:
+            if holder := _read(registers, run_id)[1]:
+                found[run_id] = holder
+        except Corrupt:
+            found[run_id] = None
+    return found
 
 
 def break_lock(registers: Registers, run_id: str) -> Holder | None:
-    """Take the lock away from whoever holds it; None if it is damaged, so nobody knows. NotFound if nobody does."""
-    name = f"locks/{run_id}"
+    """Take the lock away from whoever holds it; None if it was damaged. NotFound if nobody does."""
+    name = f"{_PREFIX}{run_id}"
     try:
         old, holder = _read(registers, run_id)
         if holder is None:

@@ -4,6 +4,7 @@ import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 
 from criu_agent.errors import Failure
 from criu_agent.repo.seal import padme
@@ -13,7 +14,7 @@ PREFIX = "packs/"
 PACK = 16 << 20  # plain bytes of one at most
 SEGMENT = 1 << 20  # plain bytes that are encrypted, and read, as a whole
 
-Seal = Callable[[str, Sequence[bytes]], bytes]
+Seal = Callable[[str, Sequence[bytes | memoryview]], bytes]
 
 
 class Writer:
@@ -31,8 +32,10 @@ class Writer:
         self._seal = seal
         self._uploads = uploads
         self._id = ""
-        self._frames: list[bytes] = []
+        self._filling: bytearray | None = None
         self._length = 0
+        self._buffers: SimpleQueue[bytearray] = SimpleQueue()  # that were touched before, see repo.compare.Slot
+        self._buffers_left = 2  # one is filled while the other is sealed
         self._pool: ThreadPoolExecutor | None = None
         self._under_way: deque[Future[int]] = deque()
 
@@ -40,11 +43,11 @@ class Writer:
         """Append a frame: the id of its pack, and its offset there."""
         if self._length + len(frame) > PACK:
             self._close_pack()
-        if not self._frames:
+        if self._filling is None:
             self._id = secrets.token_hex(16)
-        offset = self._length
-        self._frames.append(frame)
-        self._length += len(frame)
+            self._filling = self._buffer()
+        offset, self._length = self._length, self._length + len(frame)
+        self._filling[offset : self._length] = frame
         return self._id, offset
 
     def wait(self) -> None:
@@ -65,23 +68,31 @@ class Writer:
 
     def finish(self) -> None:
         """The open pack is closed, too, and everything is durable."""
-        if self._frames:
-            self._close_pack()
+        self._close_pack()
         self.wait()
 
     def _close_pack(self) -> None:
-        padded = padme(self._length)
-        parts = [*self._frames, bytes(padded - self._length)]
-        self.lengths[self._id] = padded
+        if self._filling is None:
+            return
+        self.lengths[self._id] = padme(self._length)
         while len(self._under_way) >= self._uploads:
             self.added += self._under_way.popleft().result()
         self._pool = self._pool or ThreadPoolExecutor(self._uploads)
-        self._under_way.append(self._pool.submit(self._put, self._id, parts))
-        self._frames, self._length = [], 0
+        self._under_way.append(self._pool.submit(self._put, self._id, self._filling, self._length))
+        self._filling, self._length = None, 0
 
-    def _put(self, pack: str, parts: list[bytes]) -> int:
-        sealed = self._seal(pack, parts)
-        parts.clear()  # their memory is free while the store works
+    def _buffer(self) -> bytearray:
+        if self._buffers_left and self._buffers.empty():
+            self._buffers_left -= 1
+            return bytearray(PACK)
+        return self._buffers.get()
+
+    def _put(self, pack: str, buffer: bytearray, length: int) -> int:
+        try:
+            with memoryview(buffer)[:length] as frames:
+                sealed = self._seal(pack, [frames, bytes(self.lengths[pack] - length)])
+        finally:
+            self._buffers.put(buffer)
         name = self._prefix + pack
         # an answer that was lost makes a store say that the name is taken: then it is by us
         if not self._store.put(name, sealed) and self._store.get(name, len(sealed) + 1) != sealed:

@@ -1,6 +1,7 @@
 """Snapshots in a store. The manifest and then the head are written last: they are the snapshot (docs/format.md)."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from threading import Lock
 
@@ -12,8 +13,9 @@ from criu_agent.repo.fields import HEX, Fields
 from criu_agent.repo.floor import Floor
 from criu_agent.repo.header import Header
 from criu_agent.repo.heads import Head, Heads, Range
+from criu_agent.repo.opened import Opened, Segments
 from criu_agent.repo.packs import SEGMENT
-from criu_agent.repo.reading import Reader, Segments
+from criu_agent.repo.reading import Reader
 from criu_agent.repo.registers import Registers
 from criu_agent.repo.seal import HEADER, Opener, span
 from criu_agent.repo.secret import RunKeys, Secret
@@ -72,6 +74,10 @@ class Repository:
         for name in catalogue.names(self.store):
             if name.snapshot == snapshot_id and self._is_committed(name):
                 return self._read(name)
+        for run_id in self.heads.runs():
+            head = self._head_or_none(run_id)
+            if head and head.snapshot == snapshot_id:
+                raise Corrupt(f"snapshot {snapshot_id}, the newest of run {run_id}, is missing", hint=_HINT)
         raise NotFound(f"there is no snapshot {snapshot_id}", hint="`criu-agent snapshots` lists them")
 
     def snapshots(self, run_id: str = "") -> Listing:
@@ -80,11 +86,14 @@ class Repository:
         unreadable: list[Unreadable] = []
         names, errors = self._committed(run_id)
         unreadable += errors
-        for one in in_order(self._read_or_say, names, workers=_AT_ONCE, ahead=2 * _AT_ONCE):
-            if isinstance(one, Snapshot):
-                found.append(one)
-            elif one is not None:
-                unreadable.append(one)
+        with closing(
+            in_order(self._read_or_say, (name for name in names), workers=_AT_ONCE, ahead=2 * _AT_ONCE)
+        ) as read:
+            for one in read:
+                if isinstance(one, Snapshot):
+                    found.append(one)
+                elif one is not None:
+                    unreadable.append(one)
         return Listing(snapshots=tuple(specs.oldest_first(found)), unreadable=tuple(unreadable))
 
     def find(self, spec: str) -> Snapshot:
@@ -101,12 +110,16 @@ class Repository:
         if specs.is_prefix(spec) and not specs.names_run(spec, listing.snapshots):
             names = [name for name in self._committed("")[0] if name.snapshot.startswith(spec)]
             if len(names) == 1:
-                return self._read(names[0])
+                return self.read(names[0].snapshot)
         error = listing.unreadable[0]
-        intact = specs.choose(spec, listing.snapshots)
+        try:
+            intact = specs.choose(spec, listing.snapshots)
+        except NotFound:
+            raise error from None  # it may be the one that is meant
+        by_id = f"name the snapshot by its id; the one that can be read is {intact.id[:16]}"
         raise type(error)(
             f"{error.message}, and it may be newer than what {spec} would be without it",
-            hint=f"name the snapshot by its id; the one that can be read is {intact.id[:16]}",
+            hint=by_id if error.hint in ("", _HINT) else error.hint,
         )
 
     def contents(self, snapshot: Snapshot) -> Contents:
@@ -122,10 +135,10 @@ class Repository:
     def reader(self, snapshot: Snapshot, contents: Contents | None = None) -> Reader:
         """Reads its blobs, every byte verified before it is handed out."""
         table = (contents or self.contents(snapshot)).table
-        return self.reader_of(table, snapshot.manifest.run_id, snapshot.generation)
+        return self.reader_of(table, snapshot.manifest.run_id)
 
-    def reader_of(self, table: Table, run_id: str, generation: int) -> Reader:
-        return Reader(table=table, key=self.keys(run_id, generation).name, segments=self.segments(run_id))
+    def reader_of(self, table: Table, run_id: str) -> Reader:
+        return Reader(table=table, segments=self.segments(run_id))
 
     def segments(self, run_id: str) -> Segments:
         """Gets and opens segments of the packs of a run."""
@@ -312,8 +325,8 @@ class _Packs:
         self._run_id = run_id
         self._openers: dict[str, Opener] = {}
 
-    def segments(self, pack: Pack, first: int, count: int) -> bytes:
-        """repo.reading.Segments: the plain bytes of `count` segments, fewer only where the pack ends."""
+    def segments(self, pack: Pack, first: int, count: int) -> Opened:
+        """repo.opened.Segments."""
         name = f"packs/{self._run_id}/{pack.id}"
         start = first * SEGMENT
         wanted = span(pack.length, start, min(count * SEGMENT, pack.length - start))
@@ -321,10 +334,11 @@ class _Packs:
         if opener is None and first == 0:  # the header lies before the first segment: one request for both
             data = memoryview(self._store.get(name, HEADER + wanted.length))
             opener = self._openers[pack.id] = self._opener(pack, bytes(data[:HEADER]))
-            return opener.open(wanted, data[HEADER:])
+            return Opened(opener.open(wanted, data[HEADER:]), opener.keys.name)
         if opener is None:
             opener = self._openers[pack.id] = self._opener(pack, self._store.get(name, HEADER))
-        return opener.open(wanted, self._store.get(name, wanted.length, offset=wanted.offset))
+        plain = opener.open(wanted, self._store.get(name, wanted.length, offset=wanted.offset))
+        return Opened(plain, opener.keys.name)
 
     def _opener(self, pack: Pack, header: bytes) -> Opener:
         return Opener(self._secret, self._run_id, pack.id, pack.length, header)

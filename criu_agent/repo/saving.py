@@ -4,7 +4,8 @@ One thread reads batches of windows into buffers that are used again and again; 
 (repo.compare); packs are sealed and put meanwhile (repo.packs).
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from queue import SimpleQueue
@@ -12,12 +13,14 @@ from queue import SimpleQueue
 from criu_agent.errors import Failure
 from criu_agent.model import Blob, Extent, Pack, PageRun, Piece, Readable, Source, Table
 from criu_agent.repo import pages
-from criu_agent.repo.compare import Known, Packed, Run, Slot, pack
+from criu_agent.repo.compare import Keys, Known, Packed, Run, Slot, pack
 from criu_agent.repo.packs import Writer
 from criu_agent.repo.pages import Hashed, known_windows
 from criu_agent.repo.table import ZEROS
 from criu_agent.repo.windows import Window, batches, runs_of, windows
 from criu_agent.repo.workers import WORKERS, Advance, in_order, nothing
+
+_SLOTS = WORKERS + 1  # one is filled while the others are worked on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,11 +58,12 @@ class Saving:
 
     def __init__(self, *, key: bytes, writer: Writer, parent: Parent | None = None) -> None:
         self._key = key
+        self._keys = Keys.of(key)
         self._writer = writer
         self._parent = parent
         self._table = _Table(parent.table if parent else Table(packs=(), pieces=()))
         self._hashed: dict[str, Hashed] = {}
-        self._slots = _Slots(WORKERS + 1)
+        self._slots = _Slots(_SLOTS)
 
     def save(self, sources: Iterable[Source], *, advance: Advance = nothing) -> list[Blob]:
         """A blob for each source, in their order; a source is read to its end before the next one is asked for.
@@ -69,10 +73,14 @@ class Saving:
         """
         streams: list[_Stream] = []
         try:
-            for task, packed in in_order(self._pack, self._tasks(sources, streams), ahead=WORKERS + 2):
-                self._place(task.stream, packed)
-                advance(packed.length)
+            with closing(in_order(self._pack, self._tasks(sources, streams), ahead=WORKERS + 2)) as packing:
+                for task, packed in packing:
+                    self._place(task.stream, packed)
+                    advance(packed.length)
             self._writer.wait()
+        except BaseException:
+            self._slots = _Slots(_SLOTS)  # what was not begun has not given its slot back
+            raise
         finally:
             self._writer.stop()
         return [self._blob(stream) for stream in streams]
@@ -86,7 +94,7 @@ class Saving:
         """Write the table of page hashes for the next snapshot, after this one has got its id."""
         pages.write(path, snapshot_id, self._key, self._hashed)
 
-    def _tasks(self, sources: Iterable[Source], streams: list[_Stream]) -> Iterator[_Task]:
+    def _tasks(self, sources: Iterable[Source], streams: list[_Stream]) -> Generator[_Task, None, None]:
         for source in sources:
             stream = _Stream(source=source, runs=runs_of(source))
             streams.append(stream)
@@ -104,7 +112,7 @@ class Saving:
 
     def _pack(self, task: _Task) -> tuple[_Task, Packed]:
         try:
-            return task, pack(task.slot, task.batch, task.known, self._key, self._table.has)
+            return task, pack(task.slot, task.batch, task.known, self._keys, self._table.has)
         finally:
             self._slots.give_back(task.slot)
 

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from criu_agent.errors import Failure, Usage
+from criu_agent.errors import Usage
 from criu_agent.repo import hostfile
 
 _LINE = re.compile(r"(\*|[0-9a-f]{32})[ \t]+(!?)([0-9a-f]{64})(?:[ \t].*)?")
@@ -65,7 +65,7 @@ def add(
         line = f"{repository_id} {'!' if revoke else ''}{signer.hex()} {comment}".rstrip() + "\n"
         hostfile.replace(path, old + separator + line.encode(), 0o644)
     except OSError as error:
-        raise Failure(f"cannot write {path}: {error.strerror}") from error
+        raise hostfile.not_written(path, error) from error
     finally:
         os.close(directory)
 

@@ -10,7 +10,7 @@ from criu_agent.model import PageRun, Source
 PAGE = 4096
 PAGES = 64  # of a window
 WINDOW = PAGE * PAGES
-BATCH = 16 * WINDOW  # bytes of the windows that one worker is given at a time
+BATCH = 8 * WINDOW  # bytes of the windows that one worker is given at a time
 
 
 class Window(NamedTuple):

@@ -32,9 +32,8 @@ class Writer:
         self._hashes = hashes
         self._keys = repository.keys(run_id)
         self._head = repository.heads.read(run_id)
-        for left in catalogue.names(repository.store, run_id):
-            if left.sequence > self._head.sequence:  # whoever made it died before it was committed
-                repository.store.delete(left.object)
+        for left in catalogue.uncommitted(catalogue.names(repository.store, run_id), run_id, self._head):
+            repository.store.delete(left.object)
         self._packs = packs.Writer(repository.store, run_id, partial(seal.seal, self._keys))
         self._saving = Saving(key=self._keys.name, writer=self._packs, parent=self._parent(parent))
 

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from criu_agent.errors import Failure, NoConditionalPut, NotFound
 from criu_agent.store.base import Store
 
-_AREA = "probe-"
 _LIMIT = 1 << 12
 
 
@@ -31,17 +30,24 @@ class Abilities:
 def probe(store: Store, *, writers: int = 8, rounds: int = 4) -> Abilities:
     """Write below `probe-<random>/`, race there, and delete everything again. About 1 s on a near server.
 
-    What a probe that was killed has left is deleted, too: a store is probed once, before it is a repository.
     Failure if the store cannot be used at all: no access, or what was written is not there afterwards.
     """
-    area = f"{_AREA}{secrets.token_hex(8)}"
+    area = f"probe-{secrets.token_hex(8)}"
     try:
         with ThreadPoolExecutor(writers) as pool:
             reasons = _what_is_wrong(store, area, pool, writers, rounds)
     finally:
-        for name in store.list(_AREA):
+        # By their names: whether the store lists what is there is not known yet.
+        for name in _names(area, writers, rounds):
             store.delete(name)
     return Abilities(conditional=not reasons, reasons=tuple(reasons))
+
+
+def _names(area: str, writers: int, rounds: int) -> list[str]:
+    """Every object that the probe may make."""
+    seen = [f"{area}/seen/{number}" for number in range(writers)]
+    created = [f"{area}/create/{turn}" for turn in range(rounds)]
+    return [f"{area}/once", f"{area}/register", f"{area}/swap", *seen, *created]
 
 
 def _what_is_wrong(store: Store, area: str, pool: ThreadPoolExecutor, writers: int, rounds: int) -> list[str]:
@@ -66,8 +72,9 @@ def _asked_once(store: Store, area: str) -> list[str]:
     if not store.put(name, first) or store.put(name, second) or store.get(name, _LIMIT) != first:
         wrong.append("it overwrites an object that is to be made only if there is none")
     register = f"{area}/register"
-    store.swap(register, None, first)
-    if not store.swap(register, first, second) or store.swap(register, first, _nonce("third")):
+    if not store.swap(register, None, first) or not store.swap(register, first, second):
+        wrong.append("it does not change a register that is as it was")
+    elif store.swap(register, first, _nonce("third")) or store.get(register, _LIMIT) != second:
         wrong.append("it overwrites a register that has changed meanwhile")
     return wrong
 

@@ -13,7 +13,7 @@ from criu_agent.errors import NotFound, Usage
 from criu_agent.store import s3_requests as requests
 from criu_agent.store.base import NAME, check_register, components
 from criu_agent.store.s3_client import Clients
-from criu_agent.store.s3_errors import Answer
+from criu_agent.store.s3_errors import Answer, Place
 from criu_agent.store.s3_retry import Patience, persist
 
 _BUCKET = re.compile(r"[a-z0-9A-Z][A-Za-z0-9._-]{1,254}")
@@ -47,6 +47,10 @@ class S3Store:
         self._quoted = True
 
     @property
+    def place(self) -> Place:
+        return self._clients.place
+
+    @property
     def conditional(self) -> bool:
         """Whether writers of several processes and hosts exclude each other."""
         return self._conditional
@@ -55,7 +59,7 @@ class S3Store:
         key = self._key(name)
         data = self._persist(lambda _: _found(lambda: requests.read(self._clients, key, limit, offset)))
         if data is None:
-            raise NotFound(f"there is no object {name} in {self._clients.place}")
+            raise NotFound(f"there is no object {name} in {self.place}")
         return data
 
     def put(self, name: str, data: bytes) -> bool:
@@ -71,13 +75,9 @@ class S3Store:
         attempt = self._exchange if self._conditional else self._compare_and_overwrite
         return self._persist(lambda again: attempt(key, old, new, again))
 
-    def size(self, name: str) -> int | None:
-        key = self._key(name)
-        return self._persist(lambda _: requests.size(self._clients, key))
-
     def list(self, prefix: str) -> dict[str, int]:
         """As the contract says; keys that are no names of ours are left out."""
-        root = self._clients.place.prefix
+        root = self.place.prefix
         page = self._page(root + prefix, "")
         sizes = page.sizes
         while page.token:
@@ -138,10 +138,10 @@ class S3Store:
 
     def _key(self, name: str) -> str:
         components(name)
-        return self._clients.place.prefix + name
+        return self.place.prefix + name
 
     def _persist(self, attempt: Callable[[bool], _Result]) -> _Result:
-        return persist(attempt, self._patience, self._clients.place)
+        return persist(attempt, self._patience, self.place)
 
 
 def _found(read: Callable[[], _Result]) -> _Result | None:

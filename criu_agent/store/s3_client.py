@@ -4,10 +4,14 @@ obstore puts 7 times as fast as boto3's managed transfer at a seventh of its CPU
 (lab/performance.md; `python -m bench.s3`): TLS carries it, and whatever we store is authenticated when it is read.
 boto3 signs small payloads also without TLS.
 
-Neither client tries again by itself: store.s3_retry does. obstore has threads of its own from its first request on,
-so a process that has used it must not fork without an exec.
+Neither client tries again by itself: store.s3_retry does.
+
+obstore has threads from its first request on, which do not end. So the process cannot setns(2) into a mount or user
+namespace any more (EINVAL), and a child that it forks hangs in its first bulk request. Such a child may do all else,
+and exec [tried with obstore 0.12].
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from obstore.store import S3Credential, S3Store
 
 _DEFAULT_REGION = "us-east-1"  # what servers that have no regions expect
-_CREDENTIALS_LIVE = timedelta(minutes=10)  # boto3 gives none out that end sooner
+CREDENTIALS_LIVE = timedelta(minutes=10)  # boto3 gives none out that end sooner
 _CONNECTIONS = 32
 
 
@@ -46,7 +50,7 @@ class Clients:
         self._patience = patience
         with _settings():
             self._session = boto3.Session(botocore_session=core)
-            self._ca_bundle = str(core.get_config_variable("ca_bundle") or "")
+            self._ca_bundle = _checked_bundle(str(core.get_config_variable("ca_bundle") or ""))
             self._region = self._session.region_name or _DEFAULT_REGION
             endpoint, self._path_style = self._resolve(bucket, endpoint_url)
         self.place = Place(bucket=bucket, prefix=prefix, endpoint=_checked(endpoint))
@@ -55,12 +59,15 @@ class Clients:
                 self.control = self._make_control(endpoint, {"addressing_style": "path"} if self._path_style else {})
         except Answer as answer:
             raise failure(answer, self.place) from answer
+        self._process = os.getpid()
         self._bulk: S3Store | None = None
         self._lock = threading.Lock()
 
     @property
     def bulk(self) -> "S3Store":
         """Made when it is first needed. Answer if the credentials cannot be had."""
+        if self._process != os.getpid():
+            raise RuntimeError("a store in S3 was opened before a fork; its bulk requests would hang")
         with self._lock:
             if self._bulk is None:
                 self._bulk = self._make_bulk()
@@ -146,7 +153,7 @@ class Clients:
             "access_key_id": frozen.access_key or "",
             "secret_access_key": frozen.secret_key or "",
             "token": frozen.token,
-            "expires_at": datetime.now(UTC) + _CREDENTIALS_LIVE,
+            "expires_at": datetime.now(UTC) + CREDENTIALS_LIVE,
         }
 
 
@@ -178,6 +185,12 @@ def _checked(endpoint: str) -> str:
     if parts.scheme == "http" and not _is_loopback(parts.hostname):
         log.warning("%s is not encrypted: whoever listens sees the names of objects and when they change", endpoint)
     return endpoint
+
+
+def _checked_bundle(path: str) -> str:
+    if path and not Path(path).is_file():
+        raise Usage(f"there is no file of certificates {path}", hint="set AWS_CA_BUNDLE to one")
+    return path
 
 
 def _is_loopback(host: str) -> bool:

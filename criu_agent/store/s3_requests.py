@@ -1,7 +1,7 @@
 """One request each, of objects by their whole key. What does not succeed is an Answer; nothing is tried again here.
 
-An answer can be cut in its head, and boto3 then takes what is missing for absent: an empty list, an object without a
-length. So what must be there is asked for.
+An answer can be cut in its head, or be the page of somebody in between; boto3 then takes what is missing for absent:
+an empty list, an object without a length. So what S3 always says is asked for.
 """
 
 from contextlib import closing
@@ -67,10 +67,7 @@ def read_register(clients: Clients, key: str) -> Register:
         answer = clients.control.get_object(Bucket=clients.place.bucket, Key=key)
         with closing(answer["Body"]) as body:
             length = min(_length(answer), REGISTER_LIMIT + 1)
-            etag = answer.get("ETag", "")
-            if not etag:
-                raise cut("the head of an object")
-            return Register(data=_whole(body.read(length), length), etag=etag)
+            return Register(data=_whole(body.read(length), length), etag=answer["ETag"])
 
 
 def create(clients: Clients, key: str, data: bytes) -> None:
@@ -135,10 +132,13 @@ def remove(clients: Clients, key: str) -> None:
     """Delete an object; one that was not there is no error."""
     try:
         with translated():
-            clients.control.delete_object(Bucket=clients.place.bucket, Key=key)
-    except Answer as answer:
-        if not answer.missing:
-            raise
+            answer = clients.control.delete_object(Bucket=clients.place.bucket, Key=key)
+    except Answer as error:
+        if error.missing:
+            return
+        raise
+    if answer["ResponseMetadata"]["HTTPHeaders"].get("content-length", "0") != "0":  # 204 has none
+        raise cut("the answer to a delete")
 
 
 def _status(answer: Any) -> int:  # noqa: ANN401 - any of boto3's answers
@@ -146,10 +146,10 @@ def _status(answer: Any) -> int:  # noqa: ANN401 - any of boto3's answers
 
 
 def _length(answer: Any) -> int:  # noqa: ANN401
-    length = answer.get("ContentLength")
-    if length is None:
+    """The object's or range's length, from a whole head of an object: with a tag."""
+    if answer.get("ContentLength") is None or not answer.get("ETag"):
         raise cut("the head of an object")
-    return int(length)
+    return int(answer["ContentLength"])
 
 
 def _whole(data: bytes, length: int) -> bytes:

@@ -71,7 +71,7 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
     run = runs.by_id(settings, options.run)
     if run is None:
         raise Failure(f"there is no run directory for {options.run}")
-    for fd in (options.ready, options.confirm):
+    for fd in (options.ready, options.confirm, *settings.descriptors):
         if fd is not None:
             os.set_inheritable(fd, False)
     runs.hold_lock(run.directory)
@@ -79,9 +79,12 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
     run = runs.by_id(settings, options.run) or run
     keeper = _Keeper(run, settings, options)
     signal.signal(signal.SIGTERM, keeper.on_sigterm)
-    run.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
-    live.enter_private_mounts()
     try:
+        keeper.begins()
+        run.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # Now: as soon as the state says that it runs, others may want something of it. They wait to be served.
+        listener = control.listen(run.socket)
+        live.enter_private_mounts()
         if options.restore:
             keeper.state = restore.catch_up(settings, keeper.state, options.restore)
             alive, reset = restore.restore(settings, keeper.run, options.restore, commit=keeper.runs)
@@ -94,7 +97,6 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
     try:
         if run.state.network_lock:
             nft.delete_table(run.state.network_lock)
-        listener = control.listen(run.socket)
         server = Server(alive, keeper.state, listener, starter=options.starter, awaited=options.awaited)
     except BaseException as error:
         alive.cgroup.kill()  # nobody would serve it
@@ -125,14 +127,16 @@ class _Keeper:
             updated=runs.now(),
         )
         # Where it was restored from is where its next snapshots go.
-        spec = dataclasses.replace(run.spec, repository=settings.repository)
+        spec = dataclasses.replace(run.spec, **runs.repository_of(settings))
         self.run = dataclasses.replace(run, spec=spec, state=self.state)
-        runs.write_state(run.directory, self.state)
+
+    def begins(self) -> None:
+        runs.write_state(self.run.directory, self.state)
 
     def on_sigterm(self, *_: object) -> None:
-        if not self._committed:
+        first, self.told_to_end = not self.told_to_end, True
+        if first and not self._committed:  # a second one must not break into what the first has to undo
             raise Interrupted("interrupted", agent_state="not running")
-        self.told_to_end = True
 
     def runs(self, root_pid: int) -> None:
         """The point of no return: the run is up, whatever comes."""

@@ -15,7 +15,7 @@ from criu_agent.control import Message
 from criu_agent.criu.dump import Cancel
 from criu_agent.errors import Failure, Interrupted
 from criu_agent.linux import proc
-from criu_agent.ops import automatic, checkpoint
+from criu_agent.ops import automatic, checkpoint, passphrase
 from criu_agent.ops.checkpoint import Summary
 from criu_agent.ops.save import Request, Terminal
 from criu_agent.supervisor.clients import Client
@@ -75,7 +75,9 @@ class Checkpoints:
         self._waiting: Order | None = None
 
     def ask(self, client: Client, message: Message) -> None:
-        """The verb `checkpoint` of a client."""
+        """The verb `checkpoint` of a client, who may know the passphrase that we lack."""
+        if words := message.get("passphrase"):
+            self._run.live.config = passphrase.hold(self._run.live.config, str(words).encode())
         self.order(
             Order(
                 asker=_ForClient(self._run, client),
@@ -148,11 +150,18 @@ class Checkpoints:
 
     def _with_state(self, failure: Failure) -> Failure:
         """Say how the run is, which may have ended, or been told to, since the failure."""
-        if self._run.status is not None or proc.is_ending(self._run.live.root_pid):
+        if self._run.status is not None or self._is_ending():
             failure.agent_state = "not running"
         elif self._run.kill_at is not None:
             failure.agent_state = "being stopped"
         return failure
+
+    def _is_ending(self) -> bool:
+        try:
+            return proc.is_ending(self._run.live.root_pid)
+        except OSError as error:  # no descriptor is free, which may be why the checkpoint failed
+            log.warning("cannot see whether the run is ending: %s", error)
+            return False
 
     # -- in the loop, when the thread says so
 
@@ -216,7 +225,7 @@ class Checkpoints:
         cancel = self._cancel
 
         def thinned(_: int | None, error: Failure | None) -> None:
-            if error is not None:
+            if error is not None and not isinstance(error, Interrupted):
                 log.warning("cannot delete older snapshots: %s", error.message)
             self._run.reap()
             self._begin_waiting()

@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,18 +33,22 @@ def bring_up(
     reader, writer = os.pipe2(os.O_CLOEXEC)
     argv = [sys.executable, "-P", "-m", "criu_agent.supervisor", run_id, "--ready", str(writer)]
     argv += ["--starter", str(os.getpid()), *options]
-    pass_fds = [writer]
+    pass_fds = [writer, *config.descriptors]
     if confirm is not None:
         argv += ["--confirm", str(confirm.fd)]
         pass_fds.append(confirm.fd)
-    # "/" as the directory: a supervisor must not keep a file system busy that the user wants to unmount.
-    supervisor = process.spawn(argv, pass_fds=pass_fds, env=child_environment(config), cwd="/")
-    os.close(writer)
-    with open(reader, "rb") as ready:
-        answer = _wait(ready.readline, supervisor)
-        if confirm is not None and b'"restored"' in answer:
+    with open(reader, "rb") as ready, _Interrupts.passed_on() as interrupts:
+        # "/" as the directory: a supervisor must not keep a file system busy that the user wants to unmount.
+        supervisor = process.spawn(argv, pass_fds=pass_fds, env=child_environment(config), cwd="/")
+        os.close(writer)
+        interrupts.go_to(supervisor)
+        answer = ready.readline()
+        if confirm is not None and b'"restored"' in answer and not interrupts.came:
             confirm.restored()
-            answer = _wait(ready.readline, supervisor)
+            answer = ready.readline()
+    if interrupts.came:  # the supervisor gave up; or the run came up all the same, and is stopped now
+        supervisor.wait()
+        raise Interrupted("interrupted", agent_state="not running")
     if not answer:
         code = supervisor.wait()
         raise ToolFailed(
@@ -59,11 +64,32 @@ def bring_up(
     return list(reply["reset"])
 
 
-def _wait(readline: "process.Reader", supervisor: "process.Process[bytes]") -> bytes:
-    try:
-        return readline()
-    except KeyboardInterrupt:
-        supervisor.send_signal(signal.SIGTERM)
-        readline()  # the supervisor says that it gave up; or the run came up all the same, and is stopped now
-        supervisor.wait()
-        raise Interrupted("interrupted", agent_state="not running") from None
+class _Interrupts:
+    """Ctrl-C while a supervisor is started. It must not be lost in between: nobody would tell the supervisor."""
+
+    def __init__(self) -> None:
+        self.came = False
+        self._target: process.Process[bytes] | None = None
+
+    @classmethod
+    @contextmanager
+    def passed_on(cls) -> Iterator["_Interrupts"]:
+        interrupts, before = cls(), signal.getsignal(signal.SIGINT)
+        if before is not signal.SIG_IGN:  # as for the background jobs of a script
+            signal.signal(signal.SIGINT, interrupts._on_sigint)
+        try:
+            yield interrupts
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def go_to(self, supervisor: "process.Process[bytes]") -> None:
+        self._target = supervisor
+        if self.came:
+            supervisor.send_signal(signal.SIGTERM)
+
+    def _on_sigint(self, *_: object) -> None:
+        if self.came:  # the user is tired of waiting
+            raise KeyboardInterrupt
+        self.came = True
+        if self._target is not None:
+            self._target.send_signal(signal.SIGTERM)

@@ -7,12 +7,12 @@ TIOCSTI, since what is written to the master is processed some time later, when 
 
 import fcntl
 import os
-import struct
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-_TIOCGPTN = 0x80045430  # asm-generic/ioctls.h
+from criu_agent.linux import syscalls
+
 _MOST = 4096  # N_TTY_BUF_SIZE: no line discipline holds more
 # Everything that would act on a byte again that was acted upon when it was typed, or show it a second time.
 _INPUT_FLAGS = termios.ICRNL | termios.INLCR | termios.IGNCR | termios.ISTRIP | termios.IXON | termios.IXOFF
@@ -49,7 +49,7 @@ def _type(slave: int, data: bytes) -> None:
 
 @contextmanager
 def _slave(root_pid: int, master: int) -> Iterator[int]:
-    (number,) = struct.unpack("I", fcntl.ioctl(master, _TIOCGPTN, bytes(4)))
+    number = syscalls.pty_number(master)
     flags = os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC
     fd = os.open(f"/proc/{root_pid}/root/dev/pts/{number}", flags)
     try:

@@ -32,12 +32,12 @@ def test_what_was_put_is_got_back_whole(store: Store, size: int) -> None:
     data = os.urandom(size)
     assert store.put("chunks/ab/abcd", data) is True
     assert store.get("chunks/ab/abcd", size + 1) == data
-    assert store.size("chunks/ab/abcd") == size
+    assert store.list("chunks/ab/") == {"chunks/ab/abcd": size}
 
 
 def test_an_empty_object_is_an_object(store: Store) -> None:
     assert store.put("empty", b"") is True
-    assert (store.size("empty"), store.list("")) == (0, {"empty": 0})
+    assert store.list("") == {"empty": 0}
     assert [store.get("empty", limit) for limit in (0, 10, 2 * MIB)] == [b"", b"", b""]
 
 
@@ -135,10 +135,9 @@ def test_no_swap_is_lost(conditional_store: Store) -> None:
     assert len(won) >= 5
 
 
-def test_a_missing_object_is_not_found_and_has_no_size(store: Store) -> None:
+def test_a_missing_object_is_not_found(store: Store) -> None:
     store.put("d/a", b"x")
     for name in ("b", "d/b", "e/f/g"):
-        assert store.size(name) is None
         for limit in (1, 2 * MIB):
             with pytest.raises(NotFound, match=name):
                 store.get(name, limit)
@@ -184,7 +183,6 @@ def test_what_is_not_a_name_is_refused(store: Store) -> None:
         calls: list[Callable[[], object]] = [
             lambda name=name: store.put(name, b""),
             lambda name=name: store.get(name, 1),
-            lambda name=name: store.size(name),
             lambda name=name: store.swap(name, None, b""),
             lambda name=name: store.swap(name, b"1", b""),
             lambda name=name: store.delete(name),

@@ -38,6 +38,9 @@ NOTHING = Contents(table=Table(packs=(), pieces=()), images={}, trees={}, attach
 US = Holder(hostname="h", boot_id="b", pid=os.getpid(), start=1, what="test", since=NOW)
 
 
+THEM = replace(US, pid=1)
+
+
 def lives(_holder: Holder) -> bool:
     return True
 
@@ -69,10 +72,11 @@ def take(
     parent: str = "",
     hashes: Path | None = None,
     holders_live: bool = True,
+    holder: Holder = US,
 ) -> Snapshot:
     """Save and commit a snapshot with these images, as a checkpoint does."""
     with writing(
-        repository, of.run_id, holder=US, lives=lives if holders_live else dead, parent=parent, hashes=hashes
+        repository, of.run_id, holder=holder, lives=lives if holders_live else dead, parent=parent, hashes=hashes
     ) as writer:
         saved = {name: blob(writer, f"image/{name}", data) for name, data in (images or {}).items()}
         return writer.commit(replace(of, parent=parent), replace(NOTHING, images=saved))

@@ -93,7 +93,7 @@ def scene(host: Agent) -> Scene:
     honest = Honest(secret=repository.secret, run_id=name.run, sequence=name.sequence, plain=plain)
     return Scene(
         config=config,
-        key_file=vault.key_file(config, repository.id),
+        key_file=config.key_of(repository.id),
         run_id=name.run,
         objects=objects,
         honest=honest,

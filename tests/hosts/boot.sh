@@ -37,7 +37,10 @@ for pair in state:/var/lib/criu-agent work:/srv/work ssh:/root/.ssh repository:/
 done
 
 mount -t proc proc "$root/proc"
-# Every boot has an id; criu-agent must not take this host for the other one.
+# Every boot has an id; criu-agent must not take this host for the other one. In a user namespace proc can be mounted only
+# where another one is wholly visible.
+mkdir "$root/run/proc"
+mount -t proc proc "$root/run/proc"
 mount --bind "$place/boot_id" "$root/proc/sys/kernel/random/boot_id"
 mount -t sysfs sysfs "$root/sys"
 mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"

@@ -6,6 +6,7 @@ are entered by nsenter.
 """
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,7 +23,7 @@ _BOOT = Path(__file__).with_name("boot.sh")
 _PROJECT = Path(__file__).parents[2]
 _PREFIX = Path(os.environ.get("CRIU_AGENT_PREFIX", "/opt/criu-agent"))
 _SSHD_CONFIG = """\
-ListenAddress {address}
+ListenAddress {address}:{port}
 HostKey /etc/ssh/test_host_key
 AuthorizedKeysFile /root/.ssh/authorized_keys
 PermitRootLogin prohibit-password
@@ -51,11 +52,16 @@ class Host(Agent):
         (place / "boot_id").write_text(f"{uuid.uuid4()}\n")
         self.cgroup = _make_cgroup(f"{place.parent.name}-{name}")
         self.env = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "CRIU_AGENT_REPOSITORY": REPOSITORY}
+        self._join = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self.cgroup)]
         self._unshare = self._boot(uptime)
         self.pid = _only_child(self._unshare.pid)
         self._sshd: subprocess.Popen[bytes] | None = None
-        self.enter = ["nsenter", "--target", str(self.pid), "--all", "sh", "-c", 'cd "$0" && exec "$@"']
-        self.program = [*self.enter, WORKDIR, "criu-agent"]
+        # Into its cgroup too, which nsenter does not: by that we know later what runs there.
+        self.enter = [*self._join, "nsenter", "--target", str(self.pid), "--all", "sh", "-c", 'cd "$0" && exec "$@"']
+        typed = place / "criu-agent"  # one word, that can be typed into a terminal of ours
+        typed.write_text(f'#!/bin/sh\nexec {shlex.join([*self.enter, WORKDIR, "criu-agent"])} "$@"\n')
+        typed.chmod(0o755)
+        self.program = [str(typed)]
         # What `criu-agent` on PATH is: for us, and for who comes by ssh.
         self.run("ln", "-s", str(Path(sys.executable).parent / "criu-agent"), "/usr/local/bin/criu-agent")
 
@@ -65,10 +71,9 @@ class Host(Agent):
         unshare += ["--time", "--monotonic", str(uptime), "--boottime", str(uptime)]
         shown = [str(_PROJECT), sys.prefix, sys.base_prefix, str(_PREFIX)]
         argv = [*unshare, "sh", str(_BOOT), str(self.directory), self.name, *shown]
-        join = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self.cgroup)]
         with open(self.directory / "boot.log", "wb") as log:
             started = subprocess.Popen(
-                [*join, *argv],
+                [*self._join, *argv],
                 env={**self.env, "INIT": str(_PREFIX / "bin/dumb-init")},
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
@@ -104,6 +109,12 @@ class Host(Agent):
             host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
             host.run("ip", "link", "set", "eth0", "up")
 
+    def program_there(self, script: str) -> str:
+        """A program that can stand for this host's criu-agent: in the script that is "$real"."""
+        path = "/usr/local/bin/other-agent"
+        self.write(path, f"#!/bin/sh\nreal=/usr/local/bin/criu-agent\n{script}", mode=0o755)
+        return path
+
     # -- ssh
 
     def trust(self, other: "Host") -> None:
@@ -114,8 +125,8 @@ class Host(Agent):
         key = " ".join(self.run("cat", "/etc/ssh/test_host_key.pub").split()[:2])
         other.write("/root/.ssh/known_hosts", f"{self.address} {key}\n")
 
-    def start_sshd(self) -> None:
-        self.write("/etc/ssh/test_sshd_config", _SSHD_CONFIG.format(address=self.address))
+    def start_sshd(self, *, port: int = 22) -> None:
+        self.write("/etc/ssh/test_sshd_config", _SSHD_CONFIG.format(address=self.address, port=port))
         with open(self.directory / "sshd.log", "ab") as log:
             self._sshd = subprocess.Popen(
                 [*self.enter, "/", "/usr/sbin/sshd", "-D", "-e", "-f", "/etc/ssh/test_sshd_config"],
@@ -124,7 +135,7 @@ class Host(Agent):
                 stdout=log,
                 stderr=log,
             )
-        await_true(lambda: self.listens(22), "sshd listens")
+        await_true(lambda: self.listens(port), "sshd listens")
 
     def listens(self, port: int) -> bool:
         return f":{port} " in self.run("ss", "-Hltn")
@@ -148,7 +159,7 @@ class Host(Agent):
         found: list[int] = []
         for procs in self.cgroup.rglob("cgroup.procs"):
             found += map(int, procs.read_text().split())
-        return sorted(found)
+        return sorted(pid for pid in found if _comm(pid) not in ("unshare", "nsenter"))
 
     def commands(self, word: str) -> list[int]:
         """The processes of the host that have this word in their arguments, as this machine sees them."""

@@ -12,7 +12,7 @@ import pytest
 
 from criu_agent import runs
 from tests.conftest import Agent, await_true
-from tests.counting import COUNTER, assert_counts_on, assert_untouched, numbers, started
+from tests.counting import COUNTER, assert_untouched, numbers, started
 from tests.inside import config_of
 
 LONG = 90  # seconds: what is awaited comes after a few tries on a busy machine
@@ -37,6 +37,14 @@ def await_snapshots(agent: Agent, count: int, name: str = "counter") -> None:
     await_true(lambda: newest(agent, name) >= count, f"{count} snapshots", timeout=LONG)
 
 
+def assert_none_is_missing(agent: Agent) -> None:
+    """It counts, and each number was printed once and in order. Its state may be that of the next checkpoint."""
+    before = len(numbers(agent))
+    await_true(lambda: len(numbers(agent)) > before, "it counts on")
+    printed = numbers(agent)
+    assert printed == list(range(1, len(printed) + 1))
+
+
 def ps_line(agent: Agent) -> str:
     """What `ps` shows of the one run."""
     return agent("ps").out.splitlines()[1]
@@ -48,11 +56,9 @@ def ps_line(agent: Agent) -> str:
 def test_a_run_is_saved_again_and_again_and_does_not_notice(agent: Agent) -> None:
     start_counter(agent, "--every", "2s")
     pid = agent.root_pid("counter")
-    assert agent.run_of("counter")["age_seconds"] is None
     await_snapshots(agent, 4)
     assert agent.root_pid("counter") == pid
-    printed = numbers(agent)
-    assert printed == list(range(1, len(printed) + 1))
+    assert_none_is_missing(agent)
     taken = snapshots(agent)
     assert {one["reason"] for one in taken} == {"every 2s"}
     assert [one["sequence"] for one in taken] == list(range(1, len(taken) + 1))
@@ -106,7 +112,7 @@ def test_keep_last_deletes_older_automatic_ones_and_none_of_a_person(agent: Agen
     agent("resume", "-d", "counter")
     await_snapshots(agent, kept[-1]["sequence"] + 3)
     assert kept[-1]["snapshot"] in {one["snapshot"] for one in snapshots(agent)}, "it was stopped at that one"
-    assert_counts_on(agent)
+    assert_none_is_missing(agent)
 
 
 # -- idle
@@ -136,7 +142,8 @@ def test_an_idle_run_is_saved_once_and_again_when_it_has_done_something(agent: A
 def test_a_run_that_computes_or_prints_is_not_idle(agent: Agent, busy: str) -> None:
     flag = agent.workdir / "busy"
     flag.touch()
-    script = f"while [ -e busy ]; do {busy}; done; exec sleep 1000"
+    # Four of them, or a machine that is busy itself leaves too little of a CPU for what computes.
+    script = f"for n in 1 2 3 4; do while [ -e busy ]; do {busy}; done & done; wait; exec sleep 1000"
     agent("run", "-d", "--name", "x", "--on-idle", "2s", "--", "sh", "-c", script)
     assert agent("wait", "--timeout", "6", "x", check=False).code == 124
     assert newest(agent, "x") == 0
@@ -177,7 +184,7 @@ def test_a_full_store_is_told_by_ps_and_the_run_recovers_by_itself(agent: Agent)
         start_counter(agent, "--every", "1s", megabytes=40)
         first = await_failing(agent, f"no space left in the repository {path}")
         assert re.search(r"  (running|checkpointing) \(checkpoint failing\)  .*  -  ", ps_line(agent))
-        assert first["last_snapshot"] is None
+        assert (first["last_snapshot"], first["age_seconds"]) == (None, None)
         await_true(
             lambda: agent.run_of("counter")["checkpoint_error_time"] > first["checkpoint_error_time"],
             "it is tried again",
@@ -225,8 +232,7 @@ def test_a_tree_that_cannot_be_saved_for_a_while_is_saved_when_it_can(agent: Age
     sandbox.unlink()
     await_snapshots(agent, 1)
     assert agent.run_of("counter")["checkpoint_error"] is None
-    printed = numbers(agent)
-    assert printed == list(range(1, len(printed) + 1))
+    assert_none_is_missing(agent)
 
 
 # -- what stays of the settings
@@ -273,8 +279,7 @@ def test_a_suspend_waits_for_the_automatic_checkpoint_that_is_under_way(agent: A
     assert agent.state_of("counter") == "suspended"
     agent("resume", "-d", "counter")
     await_true(lambda: len(numbers(agent)) > 5, "it counts on")
-    printed = numbers(agent)
-    assert printed == list(range(1, len(printed) + 1))
+    assert_none_is_missing(agent)
 
 
 @pytest.mark.parametrize("verb", ["stop", "kill"])

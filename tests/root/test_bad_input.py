@@ -282,7 +282,7 @@ def test_a_signal_that_does_not_exist_is_2_and_the_run_goes_on(agent: Agent) -> 
 
 @pytest.mark.parametrize(
     ("url", "code"),
-    [("s3://bucket/prefix", 2), ("ftp://host/path", 2), ("file:relative", 0), ("file://host/path", 2)],
+    [("s3://", 2), ("s3://no_bucket!/x", 2), ("ftp://host/path", 2), ("file:relative", 0), ("file://host/path", 2)],
 )
 def test_a_repository_that_no_store_serves_is_2(agent: Agent, url: str, code: int) -> None:
     outcome = agent("-r", url, "snapshots", check=False)

@@ -1,6 +1,7 @@
-"""A damaged snapshot never reaches CRIU, and a restore that the host's files do not allow names the file.
+"""A damaged repository never reaches CRIU, and a restore that the host's files do not allow names the file.
 
-In all cases the run stays as it was, and can be resumed when what is wrong has been put right.
+In all cases the run stays as it was, and can be resumed when what is wrong has been put right; where it cannot be
+put right any more, it is said how to go on with what is left.
 """
 
 import os
@@ -12,12 +13,13 @@ import pytest
 from blake3 import blake3
 
 from criu_agent import runs
-from criu_agent.errors import Corrupt, NotFound
+from criu_agent.errors import Corrupt
 from criu_agent.ops import restore
 from tests.conftest import Agent, Outcome, await_true
-from tests.counting import assert_counts_on, numbers, start_counter
+from tests.counting import assert_counts_on, assert_untouched, numbers, start_counter
 from tests.inside import config_of, private_mounts
 
+NEEDED = {"config", "heads", "keys", "packs", "snapshots", "tags"}
 FLIPPED = "flipped"
 TRUNCATED = "truncated"
 MISSING = "missing"
@@ -41,14 +43,14 @@ def damaged(path: Path, damage: str) -> Iterator[None]:
 
 
 def small_snapshot(agent: Agent) -> list[Path]:
-    """A suspended run of a shell that wrote a file; the objects of the repository."""
+    """A suspended run of a shell that wrote a file, with a tag; the objects of the repository."""
     script = "echo kept >/root/kept; n=0; while :; do n=$((n + 1)); echo $n; sleep 0.05; done"
     agent("run", "-d", "--name", "counter", "--", "sh", "-c", script)
     await_true(lambda: len(numbers(agent)) > 3, "it counts")
     agent("suspend", "counter")
+    agent("tag", "counter", "--add", "tagged")
     repository = agent.directory / "repository"
-    objects = [path for path in repository.rglob("*") if path.is_file() and ".tmp" not in path.parts]
-    return sorted(objects, key=lambda path: path.relative_to(repository).parts)
+    return [repository / "config", *sorted(path for path in repository.glob("[!.]*/**/*") if path.is_file())]
 
 
 def criu_was_started(agent: Agent) -> bool:
@@ -57,16 +59,15 @@ def criu_was_started(agent: Agent) -> bool:
 
 @pytest.mark.parametrize("damage", [FLIPPED, TRUNCATED, MISSING])
 def test_no_damaged_object_is_ever_restored(agent: Agent, damage: str) -> None:
-    """Every object of the repository, one after the other: the config, the manifest, each chunk."""
+    """Every object of the repository that a restore needs, one after the other."""
     objects = small_snapshot(agent)
-    assert {kind(agent, path) for path in objects} == {"config", "snapshots", "chunks"}
+    assert {kind(agent, path) for path in objects} == {*NEEDED, "locks"}
     config = config_of(agent)
     run = runs.find(config, "counter")
-    for path in objects:
-        wanted = NotFound if kind(agent, path) == "snapshots" and damage == MISSING else Corrupt
-        with damaged(path, damage), private_mounts(), pytest.raises(wanted) as error:
+    for path in needed(agent, objects, damage):
+        with damaged(path, damage), private_mounts(), pytest.raises(Corrupt) as error:
             restore.restore(config, run, run.state.last_snapshot, commit=not_that_far)
-        assert named(agent, path) in error.value.message
+        assert named(agent, path, damage) in error.value.message
         assert not criu_was_started(agent), path
     assert_resumes(agent)
 
@@ -76,11 +77,12 @@ def test_resume_of_a_damaged_snapshot_is_14_names_the_object_and_leaves_the_run_
     agent: Agent, damage: str
 ) -> None:
     objects = small_snapshot(agent)
-    for path in {kind(agent, path): path for path in objects}.values():
+    for path in {kind(agent, path): path for path in needed(agent, objects, damage)}.values():
         with damaged(path, damage):
             outcome = agent("resume", "-d", "counter", check=False)
-        assert outcome.code == (10 if kind(agent, path) == "snapshots" and damage == MISSING else 14), outcome
-        assert named(agent, path) in outcome.err
+        assert outcome.code == 14, outcome
+        assert named(agent, path, damage) in outcome.err
+        assert "hint: " in outcome.err, path
         assert not criu_was_started(agent), path
         assert agent.state_of("counter") == "suspended"
     assert_resumes(agent)
@@ -90,8 +92,19 @@ def kind(agent: Agent, path: Path) -> str:
     return path.relative_to(agent.directory / "repository").parts[0]
 
 
-def named(agent: Agent, path: Path) -> str:
-    return "config of the repository" if kind(agent, path) == "config" else path.name
+def needed(agent: Agent, objects: list[Path], damage: str) -> list[Path]:
+    """Those without which nothing is restored. Tags that are gone are no tags."""
+    wanted = NEEDED - ({"tags"} if damage == MISSING else set())
+    return [path for path in objects if kind(agent, path) in wanted]
+
+
+def named(agent: Agent, path: Path, damage: str) -> str:
+    """What a message must say of the object."""
+    return {
+        "config": "config of the repository",
+        "keys": "no keys" if damage == MISSING else path.name,
+        "snapshots": path.name.rpartition("-")[2],
+    }.get(kind(agent, path), path.name)
 
 
 def not_that_far(_root_pid: int) -> None:
@@ -110,7 +123,7 @@ def test_a_damaged_snapshot_leaves_the_older_one_usable(agent: Agent) -> None:
     agent("checkpoint", "counter")
     agent("suspend", "counter")
     old, new = (one["snapshot"] for one in agent("snapshots", "--json").json)
-    manifest = agent.directory / "repository/snapshots" / new
+    (manifest,) = agent.directory.glob(f"repository/snapshots/*/*-{new}")
     with damaged(manifest, FLIPPED):
         outcome = agent("resume", "-d", "counter", check=False)
         assert outcome.code == 14
@@ -125,13 +138,96 @@ def test_a_damaged_snapshot_leaves_the_older_one_usable(agent: Agent) -> None:
 def test_a_repository_of_a_newer_format_is_15_and_left_alone(agent: Agent) -> None:
     small_snapshot(agent)
     config = agent.directory / "repository/config"
-    body = config.read_bytes()[:-65].replace(b"repository 1\n", b"repository 2\n")
+    body = config.read_bytes()[:-65].replace(b"repository 2\n", b"repository 3\n")
     config.write_bytes(body + blake3(body).hexdigest().encode() + b"\n")
     outcome = agent("resume", "-d", "counter", check=False)
     assert outcome.code == 15
-    assert "config of the repository has format 2, this criu-agent reads up to 1" in outcome.err
+    assert "config of the repository has format 3, this criu-agent reads up to 2" in outcome.err
     assert not criu_was_started(agent)
     assert agent.state_of("counter") == "suspended"
+
+
+@pytest.mark.parametrize("damage", [FLIPPED, TRUNCATED, MISSING])
+def test_a_key_file_that_is_damaged_is_12_and_the_run_stays_as_it_is(agent: Agent, damage: str) -> None:
+    start_counter(agent)
+    agent("checkpoint", "counter")
+    (key_file,) = agent.directory.glob("state/keys/*.key")
+    whole = key_file.read_text()
+    comments, key = whole[: whole.index("AGE-SECRET-KEY-")], whole[whole.index("AGE-SECRET-KEY-") :]
+    if damage == MISSING:
+        key_file.unlink()
+    else:
+        key_file.write_text(comments + (key[:40] if damage == TRUNCATED else key.replace(key[40], "B", 1)))
+    for verb in ("checkpoint", "suspend"):
+        outcome = agent(verb, "counter", check=False)
+        assert outcome.code == 12, outcome
+        assert str(key_file) in outcome.err
+        assert "(the agent: running, unharmed)" in outcome.err
+        assert key[:40] not in outcome.err
+        assert_counts_on(agent)
+        assert_untouched(agent)
+    key_file.write_text(whole)
+    key_file.chmod(0o600)
+    agent("suspend", "counter")
+    key_file.chmod(0o644)
+    outcome = agent("resume", "-d", "counter", check=False)
+    assert outcome.code == 12
+    assert f"others can read or write the key file {key_file}" in outcome.err
+    assert agent.state_of("counter") == "suspended"
+    key_file.chmod(0o600)
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)
+
+
+@pytest.mark.parametrize("damage", [FLIPPED, TRUNCATED])
+def test_a_damaged_lock_does_not_keep_a_run_from_being_saved_for_ever(agent: Agent, damage: str) -> None:
+    start_counter(agent)
+    agent("checkpoint", "counter")
+    run = agent.run_of("counter")["run"]
+    lock = agent.directory / "repository/locks" / run
+    with damaged(lock, damage):
+        outcome = agent("suspend", "counter", check=False)
+        assert outcome.code == 14
+        assert f"register locks/{run}" in outcome.err
+        assert f"criu-agent unlock {run}" in outcome.err
+        assert_counts_on(agent)
+        agent("unlock", run)
+        agent("suspend", "counter")
+        agent("resume", "-d", "counter")
+        assert_counts_on(agent)
+
+
+@pytest.mark.parametrize("damage", [FLIPPED, TRUNCATED, MISSING])
+def test_a_run_goes_on_without_its_head_when_the_user_says_so(agent: Agent, damage: str) -> None:
+    start_counter(agent)
+    agent("checkpoint", "counter")
+    run = agent.run_of("counter")["run"]
+    head = agent.directory / "repository/heads" / run
+    with damaged(head, damage):
+        outcome = agent("suspend", "counter", check=False)
+        assert outcome.code == 14
+        assert run in outcome.err
+        assert f"criu-agent forget --lost {run}" in outcome.err
+        assert_counts_on(agent)
+        agent("forget", "--lost", run)
+        assert len(agent("snapshots", "--json").json) == 1, "what can be read is kept"
+        agent("suspend", "counter")
+        agent("resume", "-d", "counter")
+        assert_counts_on(agent)
+
+
+def test_a_repository_that_lost_everything_but_its_data_is_not_given_new_keys(agent: Agent) -> None:
+    """They would make all of it unreadable, also when the old ones are brought back."""
+    start_counter(agent)
+    agent("checkpoint", "counter")
+    (key,) = agent.directory.glob("repository/keys/*")
+    with damaged(key, MISSING):
+        outcome = agent("suspend", "counter", check=False)
+        assert outcome.code == 14
+        assert "no keys" in outcome.err
+        assert not key.exists()
+        assert_counts_on(agent)
+    agent("suspend", "counter")
 
 
 def reader_of(agent: Agent, name: str) -> Path:

@@ -13,6 +13,7 @@ import pytest
 from criu_agent import config
 from criu_agent.criu import explain
 from criu_agent.linux import process
+from tests.conftest import PATIENCE
 
 CRIU = config.load().criu
 pytestmark = [
@@ -75,7 +76,7 @@ class Lab:
         """CRIU's exit code and log."""
         log = log or self.path / "dump.log"
         argv = [str(CRIU), "dump", "-t", str(pid), "-D", str(self.images), "-o", str(log), f"-v{level}"]
-        code = process.run([*argv, *(["-R"] if keep else []), *options], timeout=20).code
+        code = process.run([*argv, *(["-R"] if keep else []), *options], timeout=PATIENCE).code
         return code, log.read_text(errors="replace")
 
     def refused(self, pid: int, *options: str) -> explain.Explanation:
@@ -94,7 +95,7 @@ class Lab:
     def restore_fails(self) -> explain.Explanation:
         log, pidfile = self.path / "restore.log", self.path / "restored.pid"
         argv = [str(CRIU), "restore", "-d", "-D", str(self.images), "-o", str(log), "-v4"]
-        code = process.run([*argv, "--pidfile", str(pidfile)], timeout=20).code
+        code = process.run([*argv, "--pidfile", str(pidfile)], timeout=PATIENCE).code
         if code == 0:
             os.kill(int(pidfile.read_text()), signal.SIGKILL)
         assert code != 0
@@ -156,7 +157,10 @@ def where(found: explain.Explanation) -> tuple[int | None, int | None, str, str]
 
 def test_a_nested_user_namespace_is_named_with_its_process(lab: Lab) -> None:
     top = lab.start(
-        "subprocess.Popen(['unshare', '--user', 'sleep', '99'], stdout=2); time.sleep(0.2)", wrap=OWN_PIDS
+        "subprocess.Popen(['unshare', '--user', 'sleep', '99'], stdout=2)\n"
+        "child = open('/proc/thread-self/children').read().strip()\n"  # as this /proc, the host's, calls it
+        "while os.readlink(f'/proc/{child}/ns/user') == os.readlink('/proc/self/ns/user'): time.sleep(0.01)",
+        wrap=OWN_PIDS,
     )
     found = lab.refused(top)
     assert where(found) == (children(top)[0], None, "user namespace", "tree")
@@ -172,7 +176,7 @@ def test_a_traced_process_is_named(lab: Lab) -> None:
 
 
 def test_a_traced_child_is_named_and_not_its_parent(lab: Lab) -> None:
-    top = lab.start("subprocess.Popen(['sleep', '99'], stdout=2); time.sleep(0.2)", wrap=OWN_PIDS)
+    top = lab.start("subprocess.Popen(['sleep', '99'], stdout=2)", wrap=OWN_PIDS)
     child = children(top)[0]
     lab.start(f"libc.ptrace(0x4206, {child}, 0, 0)")
     found = lab.refused(top)
@@ -409,15 +413,14 @@ def test_a_taken_unix_path_is_named(lab: Lab) -> None:
 
 @pytest.mark.usefixtures("network_dump")
 def test_a_taken_port_is_named_with_its_address(lab: Lab) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     lab.close()
     lab = Lab(lab.path / "second")
     pid = lab.start(
         "s = socket.socket(); s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)\n"
-        f"s.bind(('127.0.0.1', {port})); s.listen()"
+        "s.bind(('127.0.0.1', 0)); s.listen()\n"
+        "with open('port', 'w') as file: file.write(str(s.getsockname()[1]))"
     )
+    port = int((lab.files / "port").read_text())
     try:
         lab.dump_and_end(pid)
         with socket.create_server(("127.0.0.1", port)):
@@ -440,7 +443,7 @@ def test_in_a_tree_the_process_that_misses_its_file_is_named_by_its_number_in_th
         "for n in range(5):\n"
         "    if os.fork() == 0:\n"
         "        settle(); f = open(f'data{n}', 'w'); time.sleep(1000)\n"
-        "time.sleep(0.3)"
+        "while not all(os.path.exists(f'data{n}') for n in range(5)): time.sleep(0.01)"
     )
     lab.dump_and_end(lab.start(code, wrap=(*OWN_PIDS, "setsid")))
     (lab.files / "data3").unlink()

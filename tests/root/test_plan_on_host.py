@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from criu_agent.linux import proc
 from criu_agent.model import PlanRow
 from criu_agent.ops import plan
 from criu_agent.ops.facts import gather
+from tests.conftest import PATIENCE, await_true
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -45,6 +45,14 @@ def inside():
     for number in (0, 1, 2):
         os.dup2(null, number)
     os.close(null)
+def programs(pids):
+    return sorted(open(f"/proc/{{pid}}/comm").read().strip() for pid in pids)
+def children(pid):
+    return open(f"/proc/{{pid}}/task/{{pid}}/children").read().split()
+def wait_for(forked, pid, *wanted):
+    "Until the process, or forked: its children, are these programs"
+    while programs(children(pid) if forked else [pid]) != [*wanted]:
+        time.sleep(0.01)
 """
 
 
@@ -87,7 +95,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
                 pass_fds=pass_fds,
             )
         running.append(child)
-        wait_until(lambda: done.exists() or child.poll() is not None)
+        await_true(lambda: done.exists() or child.poll() is not None, "it is ready")
         if not done.exists():
             pytest.skip("this kernel has it not: " + (directory / "output").read_text().splitlines()[-1])
         return Started(pid=child.pid, said=done.read_text(), directory=directory)
@@ -96,13 +104,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
     for child in running:
         os.killpg(child.pid, signal.SIGKILL)
         child.wait()
-
-
-def wait_until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.01)
 
 
 def criu_dump(started: Started, *, leave_running: bool = True) -> tuple[int, str]:
@@ -123,7 +124,7 @@ def criu_dump(started: Started, *, leave_running: bool = True) -> tuple[int, str
         leave_running=leave_running,
         network_lock="skip",
     )
-    code = subprocess.run(argv, capture_output=True, timeout=60, check=False).returncode
+    code = subprocess.run(argv, capture_output=True, timeout=PATIENCE, check=False).returncode
     return code, (started.directory / "dump.log").read_text(errors="replace")
 
 
@@ -199,10 +200,8 @@ NESTED = {
 
 @pytest.mark.parametrize("kind", NESTED)
 def test_a_nested_namespace_is_found_and_criu_refuses_it(start: Start, kind: str) -> None:
-    ready = f"while os.readlink(f'/proc/{{child.pid}}/ns/{kind}_for_children' if {kind!r} in ('pid', 'time') else "
-    ready += f"f'/proc/{{child.pid}}/ns/{kind}') == os.readlink('/proc/self/ns/{kind}'): time.sleep(0.01)"
     argv = ["unshare", *NESTED[kind], "sleep", "60"]
-    started = start(f"child = subprocess.Popen({argv!r})\n{ready}\ntime.sleep(0.1)")
+    started = start(f"child = subprocess.Popen({argv!r})\nwait_for({'--fork' in argv}, child.pid, 'sleep')")
     refused = started.refused()
     assert {row.kind for row in refused} == {"namespace"}
     assert f"{kind} namespace" in {row.object for row in refused}
@@ -212,8 +211,7 @@ def test_a_nested_namespace_is_found_and_criu_refuses_it(start: Start, kind: str
 
 
 def test_a_nested_network_of_a_run_on_the_hosts_network_is_refused(start: Start) -> None:
-    source = "child = subprocess.Popen(['unshare', '--net', 'sleep', '60'])\n"
-    source += "while os.readlink(f'/proc/{child.pid}/ns/net') == os.readlink('/proc/self/ns/net'): time.sleep(0.01)"
+    source = "child = subprocess.Popen(['unshare', '--net', 'sleep', '60'])\nwait_for(False, child.pid, 'sleep')"
     assert [row.object for row in start(source).refused()] == ["net namespace"]
 
 
@@ -225,7 +223,7 @@ def test_a_traced_process_is_found_and_criu_refuses_it(start: Start) -> None:
         ["strace", "-o", "/dev/null", "-p", str(started.pid)], stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        wait_until(lambda: proc.process(started.pid).tracer_pid == tracer.pid)
+        await_true(lambda: proc.process(started.pid).tracer_pid == tracer.pid, "it is traced")
         (row,) = started.refused()
         assert (row.kind, row.pid) == ("process", started.pid)
         assert f"strace (pid {tracer.pid})" in row.reason
@@ -235,29 +233,16 @@ def test_a_traced_process_is_found_and_criu_refuses_it(start: Start) -> None:
         tracer.wait()
 
 
-@pytest.fixture
-def outside() -> Iterator[str]:
-    """The name of an abstract unix listener in this process, which accepts one connection and keeps it."""
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind("")
-    listener.listen()
-    kept: list[socket.socket] = []
-    thread = threading.Thread(target=lambda: kept.append(listener.accept()[0]))
-    thread.start()
-    yield listener.getsockname().decode()
-    with socket.socket(socket.AF_UNIX) as last:  # lets the thread end if nobody came
-        last.connect(listener.getsockname())
-        thread.join()
-    for one in [*kept, listener]:
-        one.close()
-
-
-def test_half_of_a_foreign_unix_stream_is_found_with_the_name_of_the_other_side(start: Start, outside: str) -> None:
-    started = start(f"s = socket.socket(1)\ns.connect({outside!r})\nsay = s.fileno()\ntime.sleep(0.1)")
-    (row,) = started.refused()
+def test_half_of_a_foreign_unix_stream_is_found_with_the_name_of_the_other_side(start: Start) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind("")
+        listener.listen()
+        started = start(f"s = socket.socket(1)\ns.connect({listener.getsockname().decode()!r})\nsay = s.fileno()")
+        with listener.accept()[0]:
+            (row,) = started.refused()
+            code, log = criu_dump(started)
     assert (row.kind, row.pid, row.fd) == ("socket", started.pid, int(started.said))
     assert f"{proc.comm(os.getpid())} (pid {os.getpid()})" in row.reason
-    code, log = criu_dump(started)
     assert code != 0
     assert "External socket is used" in log
 
@@ -299,7 +284,8 @@ def test_a_sealed_memfd_that_a_restore_can_seal_again_is_not_refused(start: Star
 
 def test_another_user_is_refused_where_its_limits_cannot_be_read(start: Start) -> None:
     capable = bool(proc.capabilities(os.getpid()) >> proc.CAP_SYS_RESOURCE & 1)
-    started = start("child = os.fork()\nif child == 0:\n    os.setuid(65534)\n    time.sleep(60)\ntime.sleep(0.2)")
+    source = "r, w = os.pipe()\nif os.fork() == 0:\n    os.setuid(65534)\n    os.write(w, b'x')\n    time.sleep(60)\n"
+    started = start(f"{source}os.read(r, 1)")
     assert [row.reason[:39] for row in started.refused()] == (
         [] if capable else ["cannot read the limits of uid 65534 gid"]
     )
@@ -322,7 +308,9 @@ master, slave = os.openpty()
 in_flight = os.pipe()
 a.sendmsg([b'x'], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array('i', [in_flight[0]]))])
 os.close(in_flight[0])
-time.sleep(0.3)
+wait_for(True, shell.pid, 'cat', 'sleep', 'sleep')
+os.waitid(os.P_PID, stopped.pid, os.WSTOPPED | os.WNOWAIT)
+os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT)
 """
 
 
@@ -404,7 +392,7 @@ def test_a_process_that_was_put_into_the_run_is_no_part_of_a_snapshot(start: Sta
     argv = ["nsenter", "--pid", "--target", str(root), "sleep", "60"]
     entered = subprocess.Popen(argv, start_new_session=True)
     try:
-        wait_until(lambda: [proc.comm(pid) for pid in proc.children(entered.pid)] == ["sleep"])
+        await_true(lambda: [proc.comm(pid) for pid in proc.children(entered.pid)] == ["sleep"], "it is in")
         rows = plan.plan(root)
         assert [(row.program, row.action) for row in rows if row.action == "close" and row.kind == "process"] == [
             ("sleep", "close")
@@ -421,12 +409,14 @@ def test_shared_memory_is_counted_once_and_private_memory_for_each(start: Start)
 shared = mmap.mmap(-1, 64 * {megabyte})
 shared.write(b'x' * len(shared))
 private = bytearray(os.urandom(32 * {megabyte}))
+r, w = os.pipe()
 if os.fork() == 0:
     private[::4096] = bytes(len(private) // 4096)
     shared.seek(0)
     shared.write(b'y' * len(shared))
+    os.write(w, b'x')
     time.sleep(60)
-time.sleep(0.5)
+os.read(r, 1)
 """
     size = proc.memory_to_dump(start(source).pid) // megabyte
     assert 64 + 2 * 32 <= size < 64 + 2 * 32 + 40
@@ -443,7 +433,7 @@ def test_a_process_that_is_gone_is_not_found(start: Start) -> None:
 
 def test_a_start_time_tells_two_processes_apart(start: Start) -> None:
     first = start("").pid
-    second = start("time.sleep(0.05)").pid
+    second = start("time.sleep(0.05)").pid  # the clock of start times has ticks of 10 ms
     assert proc.start_time(first) == proc.start_time(first) < proc.start_time(second)
 
 
@@ -451,12 +441,12 @@ def test_a_plan_of_30_processes_and_1000_descriptors_is_quick(start: Start) -> N
     source = "kept = [os.pipe() for _ in range(10)] + [socket.socketpair() for _ in range(8)]\n"
     source += "for _ in range(29):\n    if os.fork() == 0:\n        time.sleep(60)"
     started = start(source)
-    wait_until(lambda: len(proc.tree(started.pid)) == 30)
+    await_true(lambda: len(proc.tree(started.pid)) == 30, "all are there")
     times = []
     for _ in range(3):
-        began = time.perf_counter()
+        began = time.thread_time()  # of the processor: what else the machine does is not the plan's fault
         rows = started.plan()
-        times.append(time.perf_counter() - began)
+        times.append(time.thread_time() - began)
     assert len([row for row in rows if row.kind in ("fd", "socket")]) > 1000
     assert plan.refusals(rows) == []
     assert min(times) < 0.3, times

@@ -42,18 +42,6 @@ def mounted(source: str, target: Path, fstype: str, data: str) -> Iterator[Path]
         syscalls.umount2(str(target))
 
 
-@pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    path = tmp_path / "into"
-    path.mkdir()
-    return path
-
-
 def everything(root: Path) -> dict[str, object]:
     """What lstat, the xattrs and the content say of every path below root, with hard links by their partners."""
     partners: dict[int, list[str]] = {}

@@ -1,7 +1,11 @@
 """A run of another user than root, also where the host has no CAP_SYS_RESOURCE: then in a user namespace."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from criu_agent.linux import proc
 from tests.conftest import Agent, Screen, await_true
@@ -23,16 +27,19 @@ def steps(agent: Agent) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def open_to_everybody(path: Path) -> None:
-    """pytest makes its directories for root alone."""
-    path.chmod(0o777)
-    for parent in path.parents:
-        if parent.stat().st_mode & 0o005 != 0o005 and parent != Path("/"):
-            parent.chmod(parent.stat().st_mode | 0o055)
+@pytest.fixture(autouse=True)
+def for_everybody(agent: Agent) -> Iterator[None]:
+    """A work directory that every user can enter; those of pytest are for root alone."""
+    own = agent.workdir
+    with tempfile.TemporaryDirectory(prefix="criu-agent-test-", dir="/var/tmp") as path:
+        agent.workdir = Path(path)
+        agent.workdir.chmod(0o777)
+        yield
+        agent.workdir = own
+        agent.clean_up()
 
 
 def test_the_run_of_another_user_goes_on_through_three_generations(agent: Agent) -> None:
-    open_to_everybody(agent.workdir)
     (agent.workdir / "program.py").write_text(PROGRAM)
     agent("run", "-d", "--name", "other", "-u", str(USER), "--", "python3", "program.py")
     for _ in range(3):
@@ -45,7 +52,6 @@ def test_the_run_of_another_user_goes_on_through_three_generations(agent: Agent)
 
 
 def test_a_user_namespace_is_made_only_where_the_capability_is_missing(agent: Agent) -> None:
-    open_to_everybody(agent.workdir)
     agent("run", "-d", "--name", "other", "-u", str(USER), "--", "sleep", "1000")
     inside = os.stat(f"/proc/{agent.root_pid('other')}/ns/user").st_ino
     own = inside == os.stat("/proc/self/ns/user").st_ino
@@ -53,7 +59,6 @@ def test_a_user_namespace_is_made_only_where_the_capability_is_missing(agent: Ag
 
 
 def test_a_terminal_of_another_user_comes_back(agent: Agent, screen: Screen) -> None:
-    open_to_everybody(agent.workdir)
     screen.agent_command(f"run --name sh -u {USER} -- bash --norc")
     screen.await_text(r"^\$")
     screen.command("X=41; id -u; tty")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Agent, Screen, await_true
+from tests.conftest import PATIENCE, Agent, Screen, await_true
 from tests.counting import assert_counts_on, is_gone, numbers, processes, start_counter, started
 
 MEGABYTES_50 = 50 * 1000 * 1000
@@ -94,7 +94,7 @@ def test_a_detached_run_has_no_input_unless_it_is_interactive(agent: Agent) -> N
     assert agent("wait", "closed").code == 0, "it read the end of its input at once"
     agent("run", "-d", "-i", "--name", "open", "--", "cat")
     with started(agent, "attach", "open", stdin=subprocess.PIPE) as attached:
-        out, _ = attached.communicate(b"typed\n", timeout=30)
+        out, _ = attached.communicate(b"typed\n", timeout=PATIENCE)
     assert out == b"typed\n"
     assert attached.returncode == 0
 
@@ -109,7 +109,7 @@ def test_run_works_with_all_standard_streams_closed(agent: Agent) -> None:
     marker = agent.workdir / "done"
     program = " ".join(agent.program)
     script = f"exec {program} run --name x -- sh -c 'echo yes >done; exit 6' <&- >&- 2>&-"
-    done = subprocess.run(["sh", "-c", script], cwd=agent.workdir, env=agent.env, timeout=60, check=False)
+    done = subprocess.run(["sh", "-c", script], cwd=agent.workdir, env=agent.env, timeout=PATIENCE, check=False)
     assert done.returncode == 6
     assert marker.read_text() == "yes\n"
 
@@ -124,7 +124,7 @@ def test_50_megabytes_go_through_without_a_changed_byte(agent: Agent) -> None:
     ):
         assert process.stdout is not None
         digest = hashlib.file_digest(process.stdout, "sha256").hexdigest()
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
     assert digest == hashlib.sha256(source.read_bytes()).hexdigest()
 
 
@@ -140,7 +140,7 @@ def test_a_program_that_reads_slowly_loses_no_input(agent: Agent) -> None:
     )
     data = os.urandom(20_000_000)
     with started(agent, "run", "--", *command, stdin=subprocess.PIPE) as process:
-        out, _ = process.communicate(data, timeout=60)
+        out, _ = process.communicate(data, timeout=PATIENCE)
     assert out.decode().strip() == hashlib.sha256(data).hexdigest()
 
 
@@ -152,7 +152,7 @@ def test_a_program_that_reads_no_input_can_be_interrupted(agent: Agent) -> None:
     ):
         print_when_asked(agent, "x")
         process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE)
         zeros.kill()
     assert process.returncode == 128 + 2 or process.returncode == 1, "Python turns SIGINT into KeyboardInterrupt"
     assert agent.state_of("x") == "exited"
@@ -164,7 +164,7 @@ def test_a_slow_reader_of_the_output_gets_every_byte(agent: Agent) -> None:
         assert process.stdout is not None
         for n, line in enumerate(process.stdout):
             assert int(line) == n
-        assert process.wait(60) == 0
+        assert process.wait(PATIENCE) == 0
     assert n == 1_999_999
 
 
@@ -175,7 +175,7 @@ def test_a_run_whose_reader_goes_away_ends(agent: Agent, command: list[str]) -> 
         assert process.stdout.readline() == b"y\n"
         process.stdout.close()
         process.stdout = None
-        process.communicate(timeout=30)
+        process.communicate(timeout=PATIENCE)
     assert process.returncode == 128 + 13
     assert agent.run_of("x")["exit_code"] == 128 + 13
 
@@ -192,7 +192,7 @@ def test_a_run_that_ignores_the_end_of_its_reader_goes_on_and_the_pipeline_ends(
         process.stdout.readline()
         process.stdout.close()
         process.stdout = None
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE)
     assert b"nobody reads its output; it goes on" in err
     assert agent.state_of("x") == "running"
 
@@ -210,7 +210,7 @@ def test_a_signal_to_the_command_line_reaches_the_run(agent: Agent, name: str) -
     with started(agent, "run", "--name", "x", "--", *command) as process:
         print_when_asked(agent, "x")
         process.send_signal(signal.Signals[f"SIG{name}"])
-        out, err = process.communicate(timeout=30)
+        out, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out, err) == (5, b"ready\ncaught\n", b"")
 
 
@@ -231,7 +231,7 @@ def test_several_may_be_attached_and_all_see_the_output(agent: Agent) -> None:
             process.stdin.flush()
             await_true(lambda text=text: text.decode() in agent("logs", "x").out, "it was echoed")
         agent("stop", "-t", "5", "x")
-        outs = [first.communicate(timeout=30)[0], second.communicate(timeout=30)[0]]
+        outs = [first.communicate(timeout=PATIENCE)[0], second.communicate(timeout=PATIENCE)[0]]
     assert b"two\n" in outs[0]
     assert outs[1] == b"two\n" or outs[1] == b"one\ntwo\n", "attached before or after the first line"
 
@@ -266,9 +266,10 @@ def test_stop_kills_what_does_not_end(agent: Agent) -> None:
     )
     agent("run", "-d", "--name", "x", "--", *command)
     print_when_asked(agent, "x")
-    agent("stop", "-t", "0.5", "x")
+    with started(agent, "stop", "-t", "3", "x") as stopping:
+        await_true(lambda: agent("logs", "x").out == "ready\nno\n", "it was asked, and does not want to")
+        assert stopping.wait(PATIENCE) == 0
     assert agent.run_of("x")["exit_code"] == 128 + 9
-    assert agent("logs", "x").out == "ready\nno\n"
 
 
 def test_stop_and_rm_take_several_runs(agent: Agent) -> None:
@@ -278,6 +279,18 @@ def test_stop_and_rm_take_several_runs(agent: Agent) -> None:
     assert [run["exit_code"] for run in agent.runs()] == [128 + 15, 128 + 15]
     agent("rm", "a", "b")
     assert agent.runs() == []
+
+
+def test_stop_kill_and_rm_say_in_json_what_they_did(agent: Agent) -> None:
+    for verb in (["stop"], ["kill"], ["rm", "-f"]):
+        for name in ("a", "b"):
+            agent("run", "-d", "--name", name, "--", "sleep", "1000")
+        ids = [run["run"] for run in agent.runs()]
+        said = [json.loads(line) for line in agent(*verb, "--json", "a", "b").out.splitlines()]
+        assert said == [
+            {"message_type": "summary", "run": run, "name": name} for run, name in zip(ids, ("a", "b"), strict=True)
+        ]
+        agent("rm", "-f", "a", "b")
 
 
 def test_kill_sends_the_signal_that_is_named(agent: Agent) -> None:
@@ -295,8 +308,7 @@ def test_kill_sends_the_signal_that_is_named(agent: Agent) -> None:
     for spelling, name in (("USR1", "SIGUSR1"), ("SIGUSR2", "SIGUSR2"), ("hup", "SIGHUP"), ("10", "SIGUSR1")):
         before = agent("logs", "x").out
         agent("kill", "-s", spelling, "x")
-        await_true(lambda before=before: agent("logs", "x").out != before, "the signal came")
-        assert agent("logs", "x").out == f"{before}{name}\n"
+        await_true(lambda before=before, name=name: agent("logs", "x").out == f"{before}{name}\n", f"{name} came")
     agent("kill", "x")
     assert agent.run_of("x")["exit_code"] == 128 + 9
 
@@ -320,8 +332,8 @@ def test_wait_waits_and_gives_the_code(agent: Agent) -> None:
         started(agent, "wait", "x") as waiting,
         started(agent, "attach", "x", stdin=subprocess.PIPE) as attached,
     ):
-        attached.communicate(b"go\n", timeout=30)
-        waiting.communicate(timeout=30)
+        attached.communicate(b"go\n", timeout=PATIENCE)
+        waiting.communicate(timeout=PATIENCE)
     assert (attached.returncode, waiting.returncode) == (9, 9)
 
 
@@ -330,8 +342,8 @@ def test_wait_and_run_say_75_when_the_run_is_suspended(agent: Agent) -> None:
         await_true(lambda: [run["state"] for run in agent.runs()] == ["running"], "it runs")
         with started(agent, "wait", "x") as waiting:
             agent("suspend", "x")
-            waiting.communicate(timeout=30)
-        _, err = foreground.communicate(timeout=30)
+            waiting.communicate(timeout=PATIENCE)
+        _, err = foreground.communicate(timeout=PATIENCE)
     assert (waiting.returncode, foreground.returncode) == (75, 75)
     assert b"criu-agent resume x" in err
     assert agent("wait", "x", check=False).code == 75
@@ -343,7 +355,7 @@ def test_ctrl_c_ends_a_wait_and_not_the_run(agent: Agent) -> None:
         await_true(lambda: b"wait" in Path(f"/proc/{waiting.pid}/cmdline").read_bytes(), "it started")
         await_true(lambda: "unix" in wchan(waiting.pid), "it waits")
         waiting.send_signal(signal.SIGINT)
-        _, err = waiting.communicate(timeout=30)
+        _, err = waiting.communicate(timeout=PATIENCE)
     assert waiting.returncode == 130, err
     assert_counts_on(agent)
 
@@ -409,7 +421,7 @@ def test_exec_ends_with_the_run(agent: Agent) -> None:
         assert guest.stdout is not None
         assert guest.stdout.readline() == b"ready\n"
         agent("stop", "counter")
-        guest.communicate(timeout=30)
+        guest.communicate(timeout=PATIENCE)
     assert guest.returncode == 128 + 9
 
 
@@ -418,7 +430,7 @@ def test_a_guest_is_in_no_snapshot_and_survives_a_checkpoint(agent: Agent) -> No
     with started(agent, "exec", "counter", "cat", stdin=subprocess.PIPE) as guest:
         await_true(lambda: len(processes(agent)) >= 4, "the guest is in the box")
         agent("checkpoint", "counter")
-        out, _ = guest.communicate(b"still here\n", timeout=30)
+        out, _ = guest.communicate(b"still here\n", timeout=PATIENCE)
     assert (guest.returncode, out) == (0, b"still here\n")
     agent("suspend", "counter")
     agent("resume", "-d", "counter")
@@ -448,8 +460,12 @@ def test_logs_shows_the_last_lines(agent: Agent, count: int) -> None:
 
 
 def test_logs_counts_the_lines_of_both_streams(agent: Agent) -> None:
-    script = "for n in 1 2 3; do echo o$n; sleep 0.05; echo e$n >&2; sleep 0.05; done"
-    agent("run", "-d", "--name", "x", "--", "sh", "-c", script)
+    # The order of two streams is that in which they are read: each line waits until the one before it was.
+    say = "say() { until [ -e $1 ]; do sleep 0.02; done; echo $1; }; "
+    agent("run", "-d", "--name", "x", "--", "sh", "-c", f"{say} for n in 1 2 3; do say o$n; say e$n >&2; done")
+    for line in ("o1", "e1", "o2", "e2", "o3", "e3"):
+        (agent.workdir / line).touch()
+        await_true(lambda line=line: f"{line}\n" in agent("logs", "x").out + agent("logs", "x").err, "it is read")
     agent("wait", "x")
     logs = agent("logs", "--tail", "3", "x")
     assert (logs.out, logs.err) == ("o3\n", "e2\ne3\n")
@@ -471,7 +487,7 @@ def test_logs_follows_a_run_to_its_end_and_misses_nothing(agent: Agent) -> None:
         first = int(following.stdout.readline())
         agent("stop", "counter")
         rest = following.stdout.read()
-        assert following.wait(30) == 0
+        assert following.wait(PATIENCE) == 0
     shown = [first, *map(int, rest.split())]
     assert shown == list(range(shown[0], numbers(agent)[-1] + 1))
 
@@ -482,7 +498,7 @@ def test_ctrl_c_ends_logs_and_not_the_run(agent: Agent) -> None:
         assert following.stdout is not None
         following.stdout.readline()
         following.send_signal(signal.SIGINT)
-        following.communicate(timeout=30)
+        following.communicate(timeout=PATIENCE)
     assert following.returncode == 130
     assert_counts_on(agent)
 
@@ -494,7 +510,7 @@ def test_logs_into_a_pipe_that_is_closed_ends_quietly(agent: Agent) -> None:
         process.stdout.readline()
         process.stdout.close()
         process.stdout = None
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=PATIENCE)
     assert (process.returncode, err) == (128 + 13, b"")
 
 
@@ -554,7 +570,7 @@ def test_version_and_completion(agent: Agent) -> None:
         text=True,
         check=False,
     )
-    assert done.stdout.split() == ["plain,checkpoint"]
+    assert sorted(done.stdout.split()) == ["plain,check", "plain,checkpoint"]
 
 
 def test_help_of_every_verb_is_quick_to_read(agent: Agent) -> None:
@@ -564,3 +580,17 @@ def test_help_of_every_verb_is_quick_to_read(agent: Agent) -> None:
         text = agent(verb, "--help").out
         assert text.startswith(f"Usage: criu-agent {verb}")
         assert len(text.splitlines()) < 60
+
+
+def test_logs_and_wait_answer_in_json(agent: Agent) -> None:
+    agent("run", "-d", "--name", "x", "--", "sh", "-c", "echo out; echo err >&2; exit 7")
+    outcome = agent("--json", "wait", "x", check=False)
+    assert outcome.code == 7
+    assert {key: outcome.json[key] for key in ("name", "exit_code", "suspended")} == {
+        "name": "x",
+        "exit_code": 7,
+        "suspended": False,
+    }
+    printed = agent("--json", "logs", "x").json_lines
+    assert sorted((one["stream"], one["text"]) for one in printed) == [("stderr", "err\n"), ("stdout", "out\n")]
+    assert all(one["message_type"] == "output" and one["time"].endswith("Z") for one in printed)

@@ -42,14 +42,16 @@ class Server:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
-    def client(self) -> Any:
+    def client(self, *, default: bool = False) -> Any:
+        """boto3's client; with `default` it is one with nothing set that need not be."""
+        more = {} if default else {"request_checksum_calculation": "when_required"}
         return boto3.client(
             "s3",
             endpoint_url=self.endpoint,
             aws_access_key_id=self.access_key,
             aws_secret_access_key=self.secret_key,
             region_name="us-east-1",
-            config=Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required"),
+            config=Config(s3={"addressing_style": "path"}, **more),
         )
 
 

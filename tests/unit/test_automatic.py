@@ -1,6 +1,7 @@
 """The settings of automatic checkpoints in a manifest, and what thinning out deletes."""
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,9 +9,11 @@ import pytest
 
 from criu_agent.criu.dump import Cancel
 from criu_agent.errors import Corrupt, Interrupted
-from criu_agent.model import RunSpec, Snapshot
+from criu_agent.model import RunSpec
 from criu_agent.ops import automatic
-from tests.unit.test_policy import SUNDAYS
+from criu_agent.repo.policy import AUTOMATIC
+from criu_agent.repo.repository import Repository
+from tests.fakes.repositories import EMPTY, opened, take
 
 SPEC = RunSpec(id="r", name="n", argv=("sh",), workdir="/", env={})
 LONG_AGO = {"user": "0:0", "tty": False}  # what the manifest of an older snapshot has of the run
@@ -56,24 +59,18 @@ def test_what_we_cannot_have_written_is_corrupt(wrong: dict[str, Any]) -> None:
         automatic.settings(wrong)
 
 
-class Shelf:
-    """A repository as far as thinning out needs one."""
-
-    def __init__(self, snapshots: list[Snapshot]) -> None:
-        self.kept = list(snapshots)
-
-    def snapshots(self) -> SimpleNamespace:
-        return SimpleNamespace(snapshots=tuple(self.kept), unreadable=())
-
-    def delete_snapshot(self, snapshot_id: str) -> None:
-        self.kept = [one for one in self.kept if one.id != snapshot_id]
-
-
 @pytest.fixture
-def shelf(monkeypatch: pytest.MonkeyPatch) -> Shelf:
-    made = Shelf(SUNDAYS)
-    monkeypatch.setattr(automatic.vault, "open_repository", lambda _: made)
+def repository(monkeypatch: pytest.MonkeyPatch) -> Repository:
+    """Twelve automatic snapshots of a run."""
+    made = opened()
+    for number in range(12):
+        take(made, {"a": bytes([number]) * 5000}, of=replace(EMPTY, run_id="run", resources={AUTOMATIC: {}}))
+    monkeypatch.setattr(automatic.vault, "open_repository", lambda _, make: made)
     return made
+
+
+def ids(repository: Repository) -> list[str]:
+    return [one.id for one in repository.snapshots().snapshots]
 
 
 def thin_out(keep_last: int | None, newest: str, cancel: Cancel | None = None) -> int:
@@ -81,24 +78,32 @@ def thin_out(keep_last: int | None, newest: str, cancel: Cancel | None = None) -
     return automatic.thin_out(cast(Any, live), newest=newest, cancel=cancel or Cancel())
 
 
-def test_what_is_more_than_was_asked_for_is_deleted(shelf: Shelf) -> None:
-    assert thin_out(3, SUNDAYS[-1].id) == 9
-    assert shelf.kept == SUNDAYS[-3:]
-    assert thin_out(3, SUNDAYS[-1].id) == 0
+def test_what_is_more_than_was_asked_for_is_deleted_with_its_data(repository: Repository) -> None:
+    before = ids(repository)
+    assert thin_out(3, before[-1]) == 9
+    assert ids(repository) == before[-3:]
+    assert len(repository.store.list("packs/")) == 3
+    for snapshot in repository.snapshots().snapshots:
+        repository.reader(snapshot).verify()
+    assert thin_out(3, before[-1]) == 0
 
 
 def test_without_a_number_nothing_is_deleted_nor_read() -> None:
     assert thin_out(None, "") == 0
 
 
-def test_nothing_is_deleted_of_a_run_that_somebody_else_has_gone_on_with(shelf: Shelf) -> None:
-    assert thin_out(3, SUNDAYS[-2].id) == 0
-    assert shelf.kept == SUNDAYS
+def test_nothing_is_deleted_of_a_run_that_somebody_else_has_gone_on_with(repository: Repository) -> None:
+    before = ids(repository)
+    assert thin_out(3, before[-2]) == 0
+    assert ids(repository) == before
 
 
-def test_thinning_out_can_be_given_up(shelf: Shelf) -> None:
+def test_thinning_out_can_be_given_up(repository: Repository) -> None:
+    before = ids(repository)
     cancel = Cancel()
     cancel.wanted = True
     with pytest.raises(Interrupted):
-        thin_out(3, SUNDAYS[-1].id, cancel)
-    assert shelf.kept == SUNDAYS
+        thin_out(3, before[-1], cancel)
+    assert ids(repository) == before
+    thin_out(3, before[-1])
+    assert ids(repository) == before[-3:]

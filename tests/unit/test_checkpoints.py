@@ -83,6 +83,7 @@ class Stage:
         self.checkpoints = Checkpoints(run, self.jobs, self.schedule, take=self._take, thin_out=self._thin_out)
         self.automatic = Automatic(run, self.jobs, self.checkpoints, self.schedule)
         self.requests: list[Request] = []
+        self.taken = 0
         self.thinned: list[str] = []
         self.error: Exception | None = None  # of the next job
         self._go = threading.Semaphore(0)
@@ -96,9 +97,10 @@ class Stage:
     def _take(self, _live: object, request: Request, *, cancel: Cancel, **_: object) -> Summary:
         self.requests.append(request)
         self._job(cancel)
+        self.taken += 1
         return Summary(
-            snapshot=f"snapshot {request.sequence}",
-            sequence=request.sequence,
+            snapshot=f"snapshot {self.taken}",
+            sequence=self.taken,
             created="2026-11-21T03:14:15Z",
             stopped=request.stop,
             frozen_ms=1,
@@ -161,7 +163,7 @@ def test_a_person_waits_for_an_automatic_checkpoint_and_gets_a_snapshot_on_top_o
     first, second = stage.requests
     assert (first.automatic, first.reason, first.stop, first.tags) == (True, "every 1m", False, ())
     assert (second.automatic, second.reason, second.stop, second.tags) == (False, "requested", stop, ("t",))
-    assert (second.parent, second.sequence) == ("snapshot 1", 2)
+    assert second.parent == "snapshot 1"
     assert stage.run.state.suspended_at == ("snapshot 2" if stop else "")
     assert not stage.jobs.busy
 

@@ -14,6 +14,7 @@ from criu_agent.cli import show
 from criu_agent.cli.context import Context, Verb
 from criu_agent.cli.main import Verbs, _cli
 from criu_agent.errors import Refused
+from tests.conftest import PATIENCE
 
 VERBS = _cli().list_commands(click.Context(_cli()))
 FOR_ANYBODY = {"doctor", "version", "completion"}
@@ -38,7 +39,7 @@ Done = subprocess.CompletedProcess[str]
 def criu_agent(environment: dict[str, str], *arguments: str, **options: object) -> Done:
     argv = [sys.executable, "-m", "criu_agent", *arguments]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "stdin": subprocess.DEVNULL, **options}
-    return subprocess.run(argv, env=environment, text=True, timeout=30, check=False, **streams)  # type: ignore[call-overload, no-any-return]
+    return subprocess.run(argv, env=environment, text=True, timeout=PATIENCE, check=False, **streams)  # type: ignore[call-overload, no-any-return]
 
 
 def in_process(*arguments: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
@@ -139,6 +140,20 @@ def test_a_wrong_command_line_is_a_document_too(environment: dict[str, str], arg
     assert error_document(criu_agent(environment, *arguments))["code"] == 2
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["frob"], "no such command 'frob'"), (["rm"], "missing argument 'RUN...'"), (["ps", "x"], "got unexpected")],
+)
+def test_what_is_wrong_with_a_command_line_is_said_as_our_own_errors(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = in_process(*arguments, capsys=capsys)
+    message, hint = err.splitlines()
+    assert (code, message[-1] != ".") == (2, True)
+    assert message.startswith(f"criu-agent: {said}")
+    assert hint.startswith("hint: criu-agent")
+
+
 def test_the_json_of_the_wrapped_command_is_not_ours(environment: dict[str, str]) -> None:
     done = criu_agent(environment, "run", "--nonsense=", "--net", "x", "--", "program", "--json")
     assert done.returncode != 0
@@ -200,17 +215,26 @@ def test_the_completion_of_every_shell_is_a_script(shell: str, capsys: pytest.Ca
     assert "_CRIU_AGENT_COMPLETE" in out
 
 
-def test_help_imports_no_verb_and_ps_nothing_heavy(environment: dict[str, str]) -> None:
-    heavy = ["pyroute2", "google.protobuf", "zstandard", "blake3", "psutil"]
+HEAVY = {
+    *("blake3", "boto3", "cryptography", "google.protobuf", "hashlib", "obstore", "psutil", "pyrage", "pyroute2"),
+    *("tomllib", "xxhash", "zstandard", "criu_agent.cli.state"),
+}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [("--help", {*HEAVY, "criu_agent.runs"}), ("ps", HEAVY), ("attach --help", HEAVY)],
+)
+def test_what_must_answer_at_once_imports_nothing_heavy(
+    arguments: str, unwanted: set[str], environment: dict[str, str]
+) -> None:
     code = (
         "import sys; from criu_agent.cli.main import run_cli; run_cli(sys.argv[1:]); "
-        f"print(sorted(set(sys.modules) & set({heavy!r})), 'criu_agent.cli.state' in sys.modules, file=sys.stderr)"
+        f"print(sorted(set(sys.modules) & {unwanted!r}), file=sys.stderr)"
     )
-    for arguments in (["--help"], ["ps"]):
-        done = subprocess.run(
-            [sys.executable, "-c", code, *arguments], env=environment, capture_output=True, text=True, check=True
-        )
-        assert done.stderr.endswith("[] False\n"), arguments
+    argv = [sys.executable, "-c", code, *arguments.split()]
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=True)
+    assert done.stderr.endswith("[]\n")
 
 
 def test_a_verb_is_found_by_its_whole_name_only() -> None:

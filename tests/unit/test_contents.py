@@ -14,16 +14,11 @@ from criu_agent.ops import contents
 from criu_agent.repo.repository import Repository
 from criu_agent.repo.writer import writing
 from tests.fakes.images import tree as images
-from tests.fakes.repositories import EMPTY, NOTHING, US, lives, opened, take, take_tree
+from tests.fakes.repositories import EMPTY, NOTHING, US, lives, take, take_tree
 
 BLOCK = 1 << 16
 MIB = 1 << 20
 ROOT = Entry(path="", kind="directory", mode=0o755)
-
-
-@pytest.fixture
-def repository() -> Repository:
-    return opened()
 
 
 def taken(repository: Repository, root: Path) -> contents.Layer:

@@ -20,7 +20,7 @@ from criu_agent import control
 from criu_agent.cli.terminal import parse_detach_keys
 from criu_agent.control import Decoder, Kind
 from criu_agent.errors import Usage
-from tests.conftest import await_true
+from tests.conftest import PATIENCE, await_true
 
 FOLLOW = """
 import json, sys
@@ -98,7 +98,7 @@ class Follower:
         return [json.loads(payload)["verb"] for kind, payload in self.frames if kind is Kind.JSON]
 
     def ended(self) -> Any:
-        assert self.child.wait(timeout=20) == 0
+        assert self.child.wait(timeout=PATIENCE) == 0
         return json.loads(self._result.read_text())
 
 
@@ -210,5 +210,5 @@ def test_a_supervisor_that_dies_leaves_the_terminal_as_it_was(tmp_path: Path, te
         one.tell("attached", terminal=True, input=True)
         await_true(lambda: not local_modes(slave) & termios.ICANON, "the terminal is raw")
         one.connection.close()
-        assert one.child.wait(timeout=20) != 0
+        assert one.child.wait(timeout=PATIENCE) != 0
     assert termios.tcgetattr(slave) == before

@@ -127,7 +127,7 @@ def test_a_write_that_fails_leaves_the_floor_and_nothing_beside_it(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(hostfile.os, "fsync", full)
-    with pytest.raises(Failure, match="No space left"):
+    with pytest.raises(Failure, match="no space left"):
         floor.saw_head(RUN, seen(5))
     assert floor.head(RUN) == seen(4)
     assert len(list((tmp_path / "seen" / REPOSITORY).iterdir())) == 1

@@ -63,14 +63,14 @@ def test_a_key_file_is_never_overwritten_also_not_through_a_link(path: Path, tmp
 
 
 def test_a_key_file_that_cannot_be_made_is_a_failure_and_nothing_is_left(path: Path, monkeypatch) -> None:
-    with pytest.raises(Failure, match="cannot make the key file"):
+    with pytest.raises(Failure, match=r"cannot write .*directory"):
         made(path / "no" / "directory")
 
     def full(_fd: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(hostfile.os, "fsync", full)
-    with pytest.raises(Failure, match="No space left"):
+    with pytest.raises(Failure, match="no space left"):
         made(path)
     assert not path.exists()
 

@@ -18,7 +18,7 @@ from criu_agent.repo.writer import writing
 from criu_agent.store.base import Store
 from criu_agent.store.memory import MemoryStore
 from tests.fakes.dying import every_death, every_failure
-from tests.fakes.repositories import EMPTY, NOTHING, US, dead, lives, opened, read_back, take
+from tests.fakes.repositories import EMPTY, NOTHING, THEM, US, dead, lives, opened, read_back, take
 
 RANDOM = random.Random(7).randbytes(700_000)
 IMAGES = {"pages-1.img": RANDOM, "core-1.img": b"core", "zeros.img": bytes(300_000), "empty.img": b""}
@@ -182,7 +182,7 @@ def test_of_two_writers_the_second_is_told_who_is_at_work() -> None:
     repository = opened()
     with writing(repository, "run-1", holder=US, lives=lives, parent="", hashes=None):
         with pytest.raises(Failure, match=f"locked by pid {US.pid} on h") as caught:
-            take(repository)
+            take(repository, holder=THEM)
         assert "criu-agent unlock run-1" in caught.value.hint
         take(repository, of=replace(EMPTY, run_id="run-2"))
     take(repository)
@@ -192,7 +192,7 @@ def test_the_lock_of_a_dead_writer_is_taken_over_and_one_can_be_broken() -> None
     repository = opened()
     writer = writing(repository, "run-1", holder=US, lives=lives, parent="", hashes=None)
     writer.__enter__()
-    take(repository, holders_live=False)
+    take(repository, holders_live=False, holder=THEM)
     writer = writing(repository, "run-1", holder=US, lives=lives, parent="", hashes=None)
     writer.__enter__()
     assert list(locks.holders(repository.registers)) == ["run-1"]
@@ -200,6 +200,28 @@ def test_the_lock_of_a_dead_writer_is_taken_over_and_one_can_be_broken() -> None
     take(repository)
     with pytest.raises(NotFound, match="run run-1 is not locked"):
         locks.break_lock(repository.registers, "run-1")
+
+
+def test_a_lock_that_could_not_be_given_back_is_in_nobodys_way() -> None:
+    class ReadOnly(MemoryStore):
+        broken = False
+
+        def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
+            if self.broken:
+                raise Failure("read-only")
+            return super().swap(name, old, new)
+
+    store = ReadOnly()
+    repository = opened(store)
+    with writing(repository, "run-1", holder=US, lives=lives, parent="", hashes=None) as writer:
+        snapshot = writer.commit(EMPTY, NOTHING)
+        store.broken = True
+    store.broken = False
+    assert repository.snapshots().snapshots == (snapshot,)
+    with pytest.raises(Failure, match="are locked by pid"):
+        take(repository, holder=THEM)
+    take(repository)
+    take(repository, holder=THEM)
 
 
 def test_a_commit_that_somebody_else_has_overtaken_is_not_made() -> None:

@@ -24,6 +24,9 @@ def config(tmp_path: Path) -> Config:
         state_dir=tmp_path / "state",
         runtime_dir=tmp_path / "run",
         repository=str(tmp_path / "repository"),
+        endpoint_url="",
+        key_file=None,
+        passphrase_file=None,
         criu=Path("/nonexistent"),
         init=Path("/nonexistent"),
     )

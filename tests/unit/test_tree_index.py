@@ -109,18 +109,6 @@ def test_a_line_that_breaks_a_rule_is_corrupt(old: bytes, new: bytes) -> None:
 # --- forged indexes
 
 
-@pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
-
-
-@pytest.fixture
-def into(tmp_path: Path) -> Path:
-    path = tmp_path / "into"
-    path.mkdir()
-    return path
-
-
 def blob_of(shelf: Shelf, data: bytes) -> Blob:
     return shelf.put(data)
 

@@ -30,7 +30,6 @@ class Workload:
     updates: bool = False
     result: Callable[[Agent], None] | None = None
     generations: int = 3
-    patience: float = 20
 
 
 def press(screen: Screen, keys: str) -> None:
@@ -58,7 +57,7 @@ class Play:
         self.must_show()
 
     def must_show(self) -> None:
-        self.screen.await_text(self.workload.shown, self.workload.patience)
+        self.screen.await_text(self.workload.shown)
         for _ in range(2 if self.workload.updates else 0):
             before = self.screen.text()
             self.screen.await_picture(lambda text, before=before: text != before, "another picture")  # type: ignore[misc]
@@ -87,7 +86,7 @@ class Play:
     def _follow(self, steps: Sequence[Step], number: int) -> None:
         for keys, seen in steps:
             press(self.screen, keys.replace("{n}", str(number)))
-            self.screen.await_text(seen.replace("{n}", str(number)), self.workload.patience)
+            self.screen.await_text(seen.replace("{n}", str(number)))
 
 
 def three_generations(play: Play) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import PYTHON, Agent, await_true
+from tests.conftest import PATIENCE, PYTHON, Agent, await_true
 
 Popen = subprocess.Popen[bytes]
 Starter = Callable[..., Popen]
@@ -63,7 +63,7 @@ def give(process: Popen, text: bytes) -> None:
 
 def end(process: Popen) -> int:
     """Let go of our ends of its streams, and wait for its end: its exit status."""
-    process.communicate(timeout=30)
+    process.communicate(timeout=PATIENCE)
     return process.returncode
 
 
@@ -90,7 +90,7 @@ def test_a_checkpoint_takes_no_input_away(agent: Agent, start: Starter) -> None:
     give(process, b"three\n")
     agent("checkpoint", "streams")
     (agent.workdir / "go").touch()
-    out, errors = process.communicate(timeout=30)
+    out, errors = process.communicate(timeout=PATIENCE)
     assert out.decode().splitlines() == ["got b'one\\n'", "got b'two\\n'", "got b'three\\n'", "the input has ended"]
     assert errors == b""
 
@@ -186,8 +186,8 @@ def test_output_that_nobody_had_read_is_there_once(
     ended.append(suspend)
     # Suspended before anybody reads: what was on its way is in the buffers of five programs and pipes.
     await_true(lambda: agent("snapshots", "--json").json, "the snapshot is there")
-    before, errors_before = process.communicate(timeout=30)
-    assert suspend.wait(timeout=30) == 0
+    before, errors_before = process.communicate(timeout=PATIENCE)
+    assert suspend.wait(timeout=PATIENCE) == 0
     assert process.returncode == 75
     (agent.workdir / "slowly").touch()
     agent("restore", "-d", "streams")

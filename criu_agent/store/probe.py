@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from criu_agent.errors import Failure, NoConditionalPut, NotFound
 from criu_agent.store.base import Store
 
+_AREA = "probe-"
 _LIMIT = 1 << 12
 
 
@@ -30,15 +31,18 @@ class Abilities:
 def probe(store: Store, *, writers: int = 8, rounds: int = 4) -> Abilities:
     """Write below `probe-<random>/`, race there, and delete everything again. About 1 s on a near server.
 
+    What a probe that was killed has left is deleted, too: a store is probed once, before it is a repository.
     Failure if the store cannot be used at all: no access, or what was written is not there afterwards.
     """
-    area = f"probe-{secrets.token_hex(8)}"
+    area = f"{_AREA}{secrets.token_hex(8)}"
     try:
         with ThreadPoolExecutor(writers) as pool:
             reasons = _what_is_wrong(store, area, pool, writers, rounds)
     finally:
         # By their names: whether the store lists what is there is not known yet.
         for name in _names(area, writers, rounds):
+            store.delete(name)
+        for name in store.list(_AREA):
             store.delete(name)
     return Abilities(conditional=not reasons, reasons=tuple(reasons))
 

@@ -29,6 +29,8 @@ _KEYS = frozenset(
     }
 )
 
+_FOR_TOOLS = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "TERM", "LD_LIBRARY_PATH"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -160,6 +162,17 @@ def child_environment(config: Config) -> dict[str, str]:
         "CRIU_AGENT_CRIU": str(config.criu),
         "CRIU_AGENT_INIT": str(config.init),
     }
+
+
+def environment() -> dict[str, str]:
+    """All of the caller's, for a program that acts for him: ssh."""
+    return dict(os.environ)
+
+
+def tool_environment() -> dict[str, str]:
+    """What the tools need that we start (CRIU and what it starts, rm, nft). What else the caller has in his is
+    nobody's business: a supervisor has the whole environment of its run."""
+    return {key: value for key, value in os.environ.items() if key in _FOR_TOOLS or key.startswith(("LC_", "PYTHON"))}
 
 
 def user_environment() -> dict[str, str]:

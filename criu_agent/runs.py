@@ -91,8 +91,8 @@ def check_name(name: str) -> str:
 def create(config: Config, spec: RunSpec) -> Path:
     """Make the directory of a new run. Failure when the name is taken."""
     try:
-        config.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
-        config.runtime_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(config.runs)
+        files.make_private(config.runtime_dir)
         with _locked(config.state_dir / "lock"):
             _require_free_name(config, spec)
             path = directory(config, spec.id)

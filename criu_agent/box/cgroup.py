@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from criu_agent.errors import Failure, HostCannot
-from criu_agent.linux import syscalls
+from criu_agent.linux import files, syscalls
 
 _PARENT = "criu-agent"
 
@@ -29,7 +29,7 @@ def root(private_mount: Path) -> Path:
     found = find_root(Path("/proc/self/mountinfo").read_text())
     if found is not None:
         return found
-    private_mount.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private(private_mount)
     try:
         syscalls.mount("cgroup2", str(private_mount), "cgroup2")
     except OSError as error:

@@ -8,7 +8,7 @@ from types import TracebackType
 
 from criu_agent import log
 from criu_agent.errors import HostCannot, Refused
-from criu_agent.linux import syscalls
+from criu_agent.linux import files, syscalls
 
 _FIXED = 64 << 20  # bytes for everything that does not grow with memory: small images, tmpfs archives
 _KEEP_FREE = 128 << 20  # bytes that stay available to the host
@@ -43,7 +43,7 @@ class ImageDir:
 
     def __init__(self, path: Path, size: int) -> None:
         self.path = path
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(path)
         flags = syscalls.MS_NOSUID | syscalls.MS_NODEV | syscalls.MS_NOEXEC
         options = f"mode=0700,size={size}"
         try:

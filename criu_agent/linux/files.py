@@ -8,6 +8,23 @@ from criu_agent.linux import process
 _LIMIT = 3600.0  # seconds
 
 
+def make_private(path: Path) -> None:
+    """Make a directory, and those above it that are missing, for their owner alone, whatever the umask is.
+
+    pathlib gives those above it the modes that the umask leaves: with 002 or 000 others could write there.
+    """
+    missing: list[Path] = []
+    while not path.is_dir():
+        missing.append(path)
+        path = path.parent
+    for one in reversed(missing):
+        try:
+            one.mkdir(mode=0o700)
+        except FileExistsError:
+            if not one.is_dir():  # another process was quicker
+                raise
+
+
 def remove_tree(path: Path) -> None:
     """Remove a directory and all that is in it; one that is not there is no error. Failure if something is left.
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
-from criu_agent import log
+from criu_agent import config, log
 
 DEVNULL = subprocess.DEVNULL
 PIPE = subprocess.PIPE
@@ -37,12 +37,13 @@ def run(
 ) -> Completed:
     """Run argv to its end and collect what it said. timeout in seconds; TimeoutError when it is over.
 
-    A program that is not installed raises FileNotFoundError, as exec does.
+    Without env it has of ours what a tool needs (config.tool_environment). A program that is not installed raises
+    FileNotFoundError, as exec does.
     """
     log.debug("+ %s", " ".join(argv))
     try:
         done = subprocess.run(
-            list(argv), input=input, capture_output=True, timeout=timeout, env=env, cwd=cwd, check=False
+            list(argv), input=input, capture_output=True, timeout=timeout, env=_or_tools(env), cwd=cwd, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise TimeoutError(f"{argv[0]} took longer than {timeout:g} s") from error
@@ -60,7 +61,10 @@ def spawn(
     cwd: str | None = None,
     new_session: bool = True,
 ) -> subprocess.Popen[bytes]:
-    """Start argv and return at once. By default it has its own session, so that no terminal signals it."""
+    """Start argv and return at once. By default it has its own session, so that no terminal signals it.
+
+    Without env it has of ours what a tool needs.
+    """
     log.debug("+ %s &", " ".join(argv))
     return subprocess.Popen(
         list(argv),
@@ -68,10 +72,14 @@ def spawn(
         stdout=stdout,
         stderr=stderr,
         pass_fds=tuple(pass_fds),
-        env=env,
+        env=_or_tools(env),
         cwd=cwd,
         start_new_session=new_session,
     )
+
+
+def _or_tools(env: Mapping[str, str] | None) -> Mapping[str, str]:
+    return config.tool_environment() if env is None else env
 
 
 def exit_status(child: "subprocess.Popen[bytes]") -> int:

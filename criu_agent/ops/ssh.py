@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import IO
 
+from criu_agent import config as configuration
 from criu_agent.errors import Failure, HostCannot, Usage
 from criu_agent.linux import process
 
@@ -109,7 +110,14 @@ class Conversation:
         # A session of its own: Ctrl-C is for us, who know what is to be undone.
         pipe = process.PIPE
         try:
-            self._ssh = process.spawn(argv(to, command), stdin=pipe, stdout=pipe, stderr=pipe, new_session=True)
+            self._ssh = process.spawn(
+                argv(to, command),
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                env=configuration.environment(),  # of the agent, and what it asks passwords with
+                new_session=True,
+            )
         except FileNotFoundError as error:
             raise HostCannot("there is no ssh on this host", hint="apt-get install openssh-client") from error
         self._out, self._err = bytearray(), bytearray()

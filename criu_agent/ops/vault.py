@@ -10,6 +10,7 @@ from pathlib import Path
 from criu_agent import log, runs
 from criu_agent.config import Config
 from criu_agent.errors import Corrupt, Failure, NotFound, Usage, WrongKey
+from criu_agent.linux import files
 from criu_agent.ops import host
 from criu_agent.repo import header, keyfile, keyring, keys, locks, opening, rotation, secret, trust, wrap, writer
 from criu_agent.repo.floor import Floor, Seen
@@ -177,7 +178,7 @@ def _header(config: Config, store: Store, *, make: bool) -> Header:
 @contextmanager
 def _first_use(config: Config) -> Iterator[None]:
     """Two who find no repository must not make two sets of keys."""
-    config.keys.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private(config.keys)
     fd = os.open(config.keys, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
@@ -219,7 +220,7 @@ def _recipients(config: Config, path: Path, signer: bytes) -> tuple[str, ...]:
     """
     if config.key_file is not None and path.exists():
         return tuple(map(wrap.recipient_of, keyfile.read(path).identities))
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private(path.parent)
     if path.exists():
         path.rename(path.with_name(path.name + ".old"))
     identity = wrap.generate()

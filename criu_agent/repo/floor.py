@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from criu_agent.errors import Corrupt, Failure
+from criu_agent.linux import files
 from criu_agent.repo import hostfile
 from criu_agent.repo.fields import Fields
 from criu_agent.store.document import from_json, to_json
@@ -91,7 +92,7 @@ class Floor:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(self._directory)
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from criu_agent.errors import Usage
+from criu_agent.linux import files
 from criu_agent.repo import hostfile
 
 _LINE = re.compile(r"(\*|[0-9a-f]{32})[ \t]+(!?)([0-9a-f]{64})(?:[ \t].*)?")
@@ -54,7 +55,7 @@ def add(
     """Append a line, in one step; one that is there already is not repeated. Failure as in `read`."""
     if not comment.isprintable():
         raise Usage("a comment is one line of text")
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    files.make_private(path.parent)
     directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)  # two that append at once must not lose a line

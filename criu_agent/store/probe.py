@@ -40,7 +40,7 @@ def probe(store: Store, *, writers: int = 8, rounds: int = 4) -> Abilities:
         with ThreadPoolExecutor(writers) as pool:
             reasons = _what_is_wrong(store, area, pool, writers, rounds)
     finally:
-        # By their names, since whether the store lists what is there is not known yet; and what one that died has left.
+        # By their names: whether the store lists what is there is not known yet. And what one that died has left.
         for name in [*_names(area, writers, rounds), *store.list(_AREA)]:
             store.delete(name)
     return Abilities(conditional=not reasons, reasons=tuple(reasons))

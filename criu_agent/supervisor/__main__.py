@@ -14,7 +14,7 @@ import sys
 from criu_agent import config, control, log, runs
 from criu_agent.config import Config
 from criu_agent.errors import Failure, Interrupted
-from criu_agent.linux import nft, proc
+from criu_agent.linux import files, nft, proc
 from criu_agent.ops import live, restore, start
 from criu_agent.supervisor import confirm
 from criu_agent.supervisor.server import Server
@@ -81,7 +81,7 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
     signal.signal(signal.SIGTERM, keeper.on_sigterm)
     try:
         keeper.begins()
-        run.runtime.mkdir(mode=0o700, parents=True, exist_ok=True)
+        files.make_private(run.runtime)
         # Now: as soon as the state says that it runs, others may want something of it. They wait to be served.
         listener = control.listen(run.socket)
         live.enter_private_mounts()

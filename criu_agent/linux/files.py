@@ -1,5 +1,9 @@
 """Files, where Python's own functions are not enough."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from criu_agent.errors import Failure
@@ -23,6 +27,18 @@ def make_private(path: Path) -> None:
         except FileExistsError:
             if not one.is_dir():  # another process was quicker
                 raise
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Be the only one in a directory of ours, which is made if need be; others that come here wait."""
+    make_private(directory)
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
 
 
 def remove_tree(path: Path) -> None:

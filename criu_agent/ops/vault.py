@@ -1,6 +1,5 @@
 """The repository of this host's configuration: where ops put store, keys and repository together."""
 
-import fcntl
 import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -72,7 +71,7 @@ def init(config: Config, *, recipients: tuple[str, ...] = (), passphrase: bytes 
     for recipient in recipients:
         wrap.check_recipient(recipient)
     store = open_store(config.repository, endpoint_url=config.endpoint_url)
-    with _first_use(config):
+    with files.locked(config.keys):  # two who find no repository must not make two sets of keys
         try:
             found = header.read(store)
         except NotFound:
@@ -164,7 +163,7 @@ def _header(config: Config, store: Store, *, make: bool) -> Header:
                 f"there is no repository at {config.repository}",
                 hint=f"{unmounted}to make one: criu-agent init -r {config.repository}",
             ) from error
-    with _first_use(config):
+    with files.locked(config.keys):  # two who find no repository must not make two sets of keys
         try:
             found = header.read(store)
         except NotFound:
@@ -173,18 +172,6 @@ def _header(config: Config, store: Store, *, make: bool) -> Header:
             made = _make_keys(config, store, found, (), b"", os.uname().nodename, ())
             log.info("made the repository %s, its key is in %s", config.repository, made.key_file)
     return found
-
-
-@contextmanager
-def _first_use(config: Config) -> Iterator[None]:
-    """Two who find no repository must not make two sets of keys."""
-    files.make_private(config.keys)
-    fd = os.open(config.keys, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 def _make_keys(

@@ -4,10 +4,6 @@ Files of the state directory. They only say what the store may not fall behind: 
 protection, and nothing else.
 """
 
-import fcntl
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +75,7 @@ class Floor:
 
     def _write(self, name: str, number: str, value: str, what: str, shown: Seen, older: bool) -> None:
         try:
-            with self._locked():
+            with files.locked(self._directory):
                 if not older:
                     before = self._read(name, number, value)
                     _check(what, before, shown)
@@ -89,16 +85,6 @@ class Floor:
                 hostfile.replace(self._directory / name, data, 0o600)
         except OSError as error:
             raise hostfile.not_written(self._directory / name, error) from error
-
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        files.make_private(self._directory)
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
 
 
 def _check(what: str, seen: Seen | None, shown: Seen | None) -> None:

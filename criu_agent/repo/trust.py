@@ -1,7 +1,5 @@
 """Which signers this host takes for genuine: `allowed_signers` in the state directory (docs/format.md C9)."""
 
-import fcntl
-import os
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -55,20 +53,16 @@ def add(
     """Append a line, in one step; one that is there already is not repeated. Failure as in `read`."""
     if not comment.isprintable():
         raise Usage("a comment is one line of text")
-    files.make_private(path.parent)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)  # two that append at once must not lose a line
-        old = hostfile.read_unwritable(path, _LIMIT, owners=owners) or b""
-        if (repository_id, revoke, signer) in _lines(path, old):
-            return
-        separator = b"\n" if old and not old.endswith(b"\n") else b""
-        line = f"{repository_id} {'!' if revoke else ''}{signer.hex()} {comment}".rstrip() + "\n"
-        hostfile.replace(path, old + separator + line.encode(), 0o644)
+        with files.locked(path.parent):  # two that append at once must not lose a line
+            old = hostfile.read_unwritable(path, _LIMIT, owners=owners) or b""
+            if (repository_id, revoke, signer) in _lines(path, old):
+                return
+            separator = b"\n" if old and not old.endswith(b"\n") else b""
+            line = f"{repository_id} {'!' if revoke else ''}{signer.hex()} {comment}".rstrip() + "\n"
+            hostfile.replace(path, old + separator + line.encode(), 0o644)
     except OSError as error:
         raise hostfile.not_written(path, error) from error
-    finally:
-        os.close(directory)
 
 
 def _lines(path: Path, data: bytes) -> list[tuple[str, bool, bytes]]:

@@ -68,6 +68,8 @@ def init(config: Config, *, recipients: tuple[str, ...] = (), passphrase: bytes 
 
     Failure if there is one already.
     """
+    from criu_agent.store import probe
+
     for recipient in recipients:
         wrap.check_recipient(recipient)
     store = open_store(config.repository, endpoint_url=config.endpoint_url)
@@ -82,6 +84,7 @@ def init(config: Config, *, recipients: tuple[str, ...] = (), passphrase: bytes 
         if not conditional:
             store = open_store(config.repository, endpoint_url=config.endpoint_url, conditional=False)
         found = found or header.write(store, created=runs.now(), conditional=conditional)
+        probe.clear(store)
         return _make_keys(config, store, found, recipients, passphrase, label, limits)
 
 

@@ -15,7 +15,6 @@ from criu_agent.store.base import Store
 
 _AREA = "probe-"
 _LIMIT = 1 << 12
-_AREA = "probe-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +31,7 @@ class Abilities:
 def probe(store: Store, *, writers: int = 8, rounds: int = 4) -> Abilities:
     """Write below `probe-<random>/`, race there, and delete everything again. About 1 s on a near server.
 
-    What a probe that was killed has left is deleted, too: a store is probed once, before it is a repository.
+    What a probe that was killed leaves is for `clear`.
     Failure if the store cannot be used at all: no access, or what was written is not there afterwards.
     """
     area = f"{_AREA}{secrets.token_hex(8)}"
@@ -40,10 +39,16 @@ def probe(store: Store, *, writers: int = 8, rounds: int = 4) -> Abilities:
         with ThreadPoolExecutor(writers) as pool:
             reasons = _what_is_wrong(store, area, pool, writers, rounds)
     finally:
-        # By their names: whether the store lists what is there is not known yet. And what one that died has left.
-        for name in [*_names(area, writers, rounds), *store.list(_AREA)]:
+        # By their names: whether the store lists what is there is not known yet.
+        for name in _names(area, writers, rounds):
             store.delete(name)
     return Abilities(conditional=not reasons, reasons=tuple(reasons))
+
+
+def clear(store: Store) -> None:
+    """Delete what probes that were killed have left. Not before it is a repository: another host may be probing."""
+    for name in store.list(_AREA):
+        store.delete(name)
 
 
 def _names(area: str, writers: int, rounds: int) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from criu_agent.errors import Failure
 from criu_agent.store.base import Store
 from criu_agent.store.memory import MemoryStore
-from criu_agent.store.probe import probe
+from criu_agent.store.probe import clear, probe
 from criu_agent.store.s3 import S3Store
 from tests.servers.base import BUCKET, Server
 
@@ -17,6 +17,16 @@ def test_a_store_whose_writers_exclude_each_other_is_conditional(conditional_sto
     abilities = probe(conditional_store)
     assert (abilities.conditional, abilities.reasons) == (True, ())
     assert conditional_store.list("") == {"config": 1}
+
+
+def test_what_another_probe_writes_is_left_alone_until_there_is_a_repository() -> None:
+    store = MemoryStore()
+    store.put("probe-0123456789abcdef/once", b"another host's")
+    store.put("config", b"x")
+    probe(store)
+    assert store.list("") == {"config": 1, "probe-0123456789abcdef/once": 14}
+    clear(store)
+    assert store.list("") == {"config": 1}
 
 
 def test_swift_is_found_to_have_no_conditional_put(swift_server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

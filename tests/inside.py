@@ -10,7 +10,7 @@ from criu_agent import config as configuration
 from criu_agent.config import Config
 from criu_agent.linux import syscalls
 from criu_agent.ops import live
-from tests.conftest import Agent
+from tests.conftest import Agent, await_true
 
 
 def config_of(agent: Agent) -> Config:
@@ -30,6 +30,8 @@ def private_mounts() -> Iterator[None]:
     try:
         yield
     finally:
+        # A thread that was joined may not have ended yet for the kernel, which then refuses (man 2 setns).
+        await_true(lambda: len(os.listdir("/proc/self/task")) == 1, "there is one thread")
         syscalls.setns(outside, syscalls.CLONE_NEWNS)
         os.fchdir(where)
         os.close(outside)

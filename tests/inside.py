@@ -1,16 +1,14 @@
 """What a supervisor does, done by a test in its own process."""
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import multiprocessing
+from collections.abc import Callable
 
 import pytest
 
 from criu_agent import config as configuration
 from criu_agent.config import Config
-from criu_agent.linux import syscalls
 from criu_agent.ops import live
-from tests.conftest import Agent, await_true
+from tests.conftest import Agent
 
 
 def config_of(agent: Agent) -> Config:
@@ -21,18 +19,18 @@ def config_of(agent: Agent) -> Config:
         return configuration.load()
 
 
-@contextmanager
-def private_mounts() -> Iterator[None]:
-    """What is mounted is seen by nobody else, and is gone at the end. The test must have one thread."""
-    outside = os.open("/proc/self/ns/mnt", os.O_RDONLY)
-    where = os.open(".", os.O_RDONLY)
-    live.enter_private_mounts()
-    try:
-        yield
-    finally:
-        # A thread that was joined may not have ended yet for the kernel, which then refuses (man 2 setns).
-        await_true(lambda: len(os.listdir("/proc/self/task")) == 1, "there is one thread")
-        syscalls.setns(outside, syscalls.CLONE_NEWNS)
-        os.fchdir(where)
-        os.close(outside)
-        os.close(where)
+def in_private_mounts(body: Callable[[], None]) -> None:
+    """Run body in a child of this process: what it mounts is seen by nobody else, and goes with it.
+
+    A child, because a process with more than one thread cannot go back to its mounts (man 2 setns), and the
+    threads of obstore, which another test may have started in this one, never end.
+    """
+
+    def alone() -> None:
+        live.enter_private_mounts()
+        body()
+
+    child = multiprocessing.get_context("fork").Process(target=alone)
+    child.start()
+    child.join()
+    assert child.exitcode == 0, "its traceback is in what was captured of stderr"

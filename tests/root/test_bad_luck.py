@@ -29,7 +29,7 @@ from tests.counting import (
     start_counter,
     started,
 )
-from tests.inside import config_of, private_mounts
+from tests.inside import config_of, in_private_mounts
 
 SEED = 20261121
 
@@ -153,8 +153,7 @@ def dump_of(agent: Agent, image_dir: ImageDir, *, cancel: Cancel | None = None, 
 
 
 def test_images_that_outgrow_their_tmpfs_are_16_and_the_run_goes_on(agent: Agent) -> None:
-    start_counter(agent, megabytes=40)
-    with private_mounts():
+    def dumped() -> None:
         for megabytes in (0.1, 1, 8, 30):
             with ImageDir(agent.directory / "images", int(megabytes * (1 << 20))) as image_dir:
                 with pytest.raises(Refused) as refused, dump_of(agent, image_dir):
@@ -162,34 +161,40 @@ def test_images_that_outgrow_their_tmpfs_are_16_and_the_run_goes_on(agent: Agent
                 assert refused.value.agent_state == "running, unharmed"
                 assert "space" in refused.value.message
             assert_untouched(agent)
+
+    start_counter(agent, megabytes=40)
+    in_private_mounts(dumped)
     assert_counts_on(agent)
     agent("checkpoint", "counter")
 
 
 def test_a_dump_that_does_not_end_in_time_is_undone(agent: Agent) -> None:
+    def dumped() -> None:
+        with (
+            ImageDir(agent.directory / "images", 400 << 20) as image_dir,
+            pytest.raises(Failure, match="did not end within 0 s"),
+            dump_of(agent, image_dir, limit=0.03),
+        ):
+            raise AssertionError("it cannot have been dumped")
+
     start_counter(agent, megabytes=200)
-    with (
-        private_mounts(),
-        ImageDir(agent.directory / "images", 400 << 20) as image_dir,
-        pytest.raises(Failure, match="did not end within 0 s"),
-        dump_of(agent, image_dir, limit=0.03),
-    ):
-        raise AssertionError("it cannot have been dumped")
+    in_private_mounts(dumped)
     assert_untouched(agent)
     assert_counts_on(agent)
 
 
 def test_a_dump_that_is_given_up_after_the_freeze_is_undone(agent: Agent) -> None:
+    def given_up() -> None:
+        with (
+            ImageDir(agent.directory / "images", 100 << 20) as image_dir,
+            contextlib.suppress(Interrupted),
+            dump_of(agent, image_dir),
+        ):
+            assert not is_free(agent.root_pid("counter")), "it is frozen"
+            raise Interrupted("given up")
+
     start_counter(agent, megabytes=10)
-    root = agent.root_pid("counter")
-    with (
-        private_mounts(),
-        ImageDir(agent.directory / "images", 100 << 20) as image_dir,
-        contextlib.suppress(Interrupted),
-        dump_of(agent, image_dir),
-    ):
-        assert not is_free(root), "it is frozen"
-        raise Interrupted("given up")
+    in_private_mounts(given_up)
     assert_untouched(agent)
     assert_counts_on(agent)
 

@@ -17,7 +17,7 @@ from criu_agent.errors import Corrupt
 from criu_agent.ops import restore
 from tests.conftest import Agent, Outcome, await_true
 from tests.counting import assert_counts_on, assert_untouched, numbers, start_counter
-from tests.inside import config_of, private_mounts
+from tests.inside import config_of, in_private_mounts
 
 NEEDED = {"config", "heads", "keys", "packs", "snapshots", "tags"}
 FLIPPED = "flipped"
@@ -65,9 +65,14 @@ def test_no_damaged_object_is_ever_restored(agent: Agent, damage: str) -> None:
     config = config_of(agent)
     run = runs.find(config, "counter")
     for path in needed(agent, objects, damage):
-        with damaged(path, damage), private_mounts(), pytest.raises(Corrupt) as error:
-            restore.restore(config, run, run.state.last_snapshot, commit=not_that_far)
-        assert named(agent, path, damage) in error.value.message
+
+        def restored(says: str = named(agent, path, damage)) -> None:
+            with pytest.raises(Corrupt) as error:
+                restore.restore(config, run, run.state.last_snapshot, commit=not_that_far)
+            assert says in error.value.message
+
+        with damaged(path, damage):
+            in_private_mounts(restored)
         assert not criu_was_started(agent), path
     assert_resumes(agent)
 

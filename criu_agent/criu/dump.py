@@ -12,13 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
-from google.protobuf.message import DecodeError
-
 from criu_agent import log
-from criu_agent.criu import command, explain, image_file, messages_pb2
+from criu_agent.criu import command, explain, image_edit, messages_pb2
 from criu_agent.criu.images import ImageDir
 from criu_agent.criu.stages import Stages
-from criu_agent.errors import Failure, HostCannot, Interrupted, Timeout
+from criu_agent.errors import Corrupt, Failure, HostCannot, Interrupted, Timeout
 from criu_agent.linux import nft, proc, process
 
 _LOG_FILE = "criu-dump.log"
@@ -39,9 +37,9 @@ def table_names(log_text: str, pid: int) -> frozenset[str]:
 def figures(work: Path) -> messages_pb2.DumpStats:
     """What CRIU says of the dump in stats-dump; zeros if it cannot be read, since the dump is done all the same."""
     try:
-        (message, *_) = image_file.messages(work / "stats-dump")
-        return messages_pb2.Stats.FromString(message).dump
-    except (OSError, ValueError, DecodeError) as error:
+        (stats,) = image_edit.small(work / "stats-dump", messages_pb2.Stats)
+        return stats.dump
+    except (OSError, ValueError, Corrupt) as error:
         log.warning("there are no figures of the dump: %s", error)
         return messages_pb2.DumpStats()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from criu_agent import log
 from criu_agent.criu import messages_pb2
-from criu_agent.criu.image_file import append, rewrite, small
+from criu_agent.criu.image_edit import append, rewrite, small
 from criu_agent.criu.imagefile import wrong
 from criu_agent.linux import proc
 

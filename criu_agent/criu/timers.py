@@ -8,19 +8,19 @@ every timer with a period shorter than the freeze was lost. The next tick is set
 from pathlib import Path
 
 from criu_agent import log
-from criu_agent.criu import image_file, messages_pb2
+from criu_agent.criu import image_edit, messages_pb2
 
 
 def wind_up_periodic_timers(images: Path) -> int:
     """Mend files.img in place; how many timers needed it."""
     path = images / "files.img"
-    files = image_file.small(path, messages_pb2.File)
+    files = image_edit.small(path, messages_pb2.File)
     still = [file.timer for file in files if _stands_still(file)]
     if not still:
         return 0
     for timer in still:
         timer.value_s, timer.value_ns = timer.interval_s, timer.interval_ns
-    image_file.rewrite(path, [file.SerializeToString() for file in files])
+    image_edit.rewrite(path, [file.SerializeToString() for file in files])
     log.debug("%d periodic timers had ticked: they were set again", len(still))
     return len(still)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from criu_agent.criu import image_file
+from criu_agent.criu import image_edit
 from criu_agent.criu import messages_pb2 as pb
 from criu_agent.criu.timers import wind_up_periodic_timers
 
@@ -26,14 +26,14 @@ def files_image(directory: Path, file: pb.File) -> Path:
     path = directory / "files.img"
     path.write_bytes(struct.pack("<II", 0x54564319, 0x56303138))
     others = [pb.File(type=REGULAR, id=number) for number in (1, 9)]
-    image_file.rewrite(path, [one.SerializeToString() for one in (others[0], file, others[1])])
+    image_edit.rewrite(path, [one.SerializeToString() for one in (others[0], file, others[1])])
     return path
 
 
 def test_a_periodic_timer_that_has_ticked_comes_after_one_period(tmp_path: Path) -> None:
     path = files_image(tmp_path, timer(ticks=3, value=(0, 0), interval=(1, 500)))
     assert wind_up_periodic_timers(tmp_path) == 1
-    first, mended, last = image_file.small(path, pb.File)
+    first, mended, last = image_edit.small(path, pb.File)
     assert (first.id, mended.id, last.id) == (1, 5, 9)
     assert (mended.timer.value_s, mended.timer.value_ns, mended.timer.ticks) == (1, 500, 3)
     assert UNKNOWN in mended.timer.SerializeToString(), "what we do not know is kept"

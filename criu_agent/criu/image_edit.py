@@ -1,7 +1,7 @@
-"""One of CRIU's image files (criu.org/Images): two u32 of magic, then u32 length and message, again and again."""
+"""The small images of a dump, read whole and changed in place (criu.imagefile has what they are)."""
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,20 +13,6 @@ _HEADER = 8
 _LENGTH = struct.Struct("<I")
 _LARGEST = 16 << 20  # bytes of an image that is read whole here: some hundred thousand open files
 _Kind = TypeVar("_Kind", bound=Message)
-
-
-def messages(path: Path) -> Iterator[bytes]:
-    """The messages of an image, none if there is no such file. ValueError when it ends in the middle of one."""
-    if not path.exists():
-        return
-    data = path.read_bytes()
-    at = _HEADER
-    while at < len(data):
-        begin = at + _LENGTH.size
-        at = begin + int.from_bytes(data[at:begin], "little")
-        if max(begin, at) > len(data):
-            raise ValueError(f"{path.name} is cut off")
-        yield data[begin:at]
 
 
 def small(path: Path, kind: type[_Kind]) -> list[_Kind]:

@@ -155,12 +155,17 @@ def _seal(keys: RunKeys, pack_id: str, parts: Sequence[Part], salt: bytes) -> by
 
 
 def _segments(parts: Iterable[Part]) -> Iterator[memoryview]:
-    """The parts one after the other, cut every SEGMENT bytes; each is overwritten by the next one."""
+    """The parts one after the other, cut every SEGMENT bytes. What spans several parts is put together in one place,
+    and overwritten by the next one that does."""
     stage = memoryview(bytearray(SEGMENT))
     filled = 0
     for part in parts:
         rest = memoryview(part)
         while rest:
+            if not filled and len(rest) >= SEGMENT:
+                yield rest[:SEGMENT]
+                rest = rest[SEGMENT:]
+                continue
             taken = min(SEGMENT - filled, len(rest))
             stage[filled : filled + taken] = rest[:taken]
             filled, rest = filled + taken, rest[taken:]

@@ -160,9 +160,10 @@ def _cover(upper: Path, path: str, mode: int) -> None:
         os.setxattr(made, _OPAQUE, b"y")
 
 
-def mount_root(layout: Layout, target: Path) -> None:
-    """Mount the overlay of the host's root and the run's upper layer on `target`."""
-    options = f"lowerdir=/,upperdir={layout.upper},workdir={layout.work},{_OVERLAY_OPTIONS}"
+def mount_root(layout: Layout, target: Path, *, between: Path | None = None) -> None:
+    """Mount the overlay of the host's root and the run's upper layer on `target`; between: a layer between them."""
+    lower = f"{between}:/" if between else "/"
+    options = f"lowerdir={lower},upperdir={layout.upper},workdir={layout.work},{_OVERLAY_OPTIONS}"
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         syscalls.mount("criu-agent", str(target), "overlay", 0, options)

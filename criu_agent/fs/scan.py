@@ -3,7 +3,7 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from criu_agent.errors import Failure
@@ -26,6 +26,25 @@ def scan(root: Path) -> tuple[Entry, ...]:
         return tuple(_walk(root))
     except OSError as error:
         raise Failure(f"cannot read the files in {root}: {error}") from error
+
+
+def pick(root: Path, paths: Iterable[str]) -> tuple[Entry, ...]:
+    """Entries of these files and directories of the tree at `root`, and of the directories that lead to them.
+
+    paths are relative, and none leads through a symlink. OSError if one is not there.
+    """
+    wanted = {""}
+    for path in paths:
+        while path not in wanted:
+            wanted.add(path)
+            path = beneath.split(path)[0]
+    return tuple(_picked(root, path) for path in sorted(wanted, key=lambda path: path.split("/")))
+
+
+def _picked(root: Path, path: str) -> Entry:
+    parent, name = beneath.split(path)
+    with beneath.directory(root, parent) as at:
+        return _entry(at, name, path, os.stat(name, dir_fd=at, follow_symlinks=False))
 
 
 def is_carried(xattr: str) -> bool:

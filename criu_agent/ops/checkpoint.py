@@ -21,7 +21,8 @@ from criu_agent.errors import Failure, NoSpace, Refused
 from criu_agent.fs import tree
 from criu_agent.linux import nft
 from criu_agent.model import PlanRow
-from criu_agent.ops import facts, host, plan, vault
+from criu_agent.ops import closure, facts, host, plan, vault
+from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
 from criu_agent.ops.save import Instant, Request, Terminal, save
 from criu_agent.term.console import Pipes
@@ -116,6 +117,8 @@ def checkpoint(
     progress("dump", 0, 0)
     with ExitStack() as stack:
         writer = stack.enter_context(writing)
+        used = stack.enter_context(Closure(live.root_pid, live.layout, live.directory / closure.NAME))
+        used.add(found)
         phases.end("prepare")
         stack.enter_context(_continued(live, found, request))
         image_dir = stack.enter_context(ImageDir(live.runtime / "images", room))
@@ -132,7 +135,9 @@ def checkpoint(
         ) as dump:
             terminals.name_sessions(image_dir.path, live.root_pid)
             phases.end("dump")
-            connections = plan.connections(look(live))  # of this instant: some may have come since the plan
+            found = look(live)  # of this instant: some may have come since the plan
+            connections = plan.connections(found)
+            used.add(found)
             if lock == "skip" and any(plan.crosses(one) for one in connections):
                 raise Refused("a connection was opened at this very moment", hint="try again")
             instant = Instant(
@@ -147,7 +152,7 @@ def checkpoint(
             files = stack.enter_context(tree.capture(live.layout.upper, spool=spool))
             phases.end("files")
             if request.stop:  # kept frozen until its successor is durable
-                snapshot = save(live, request, writer, image_dir, files, instant, stored)
+                snapshot = save(live, request, writer, image_dir, files, used, instant, stored)
                 phases.end("store")
             try:
                 stats = dump.go()
@@ -159,7 +164,7 @@ def checkpoint(
         if request.stop:
             live.cgroup.kill()
         else:
-            snapshot = save(live, request, writer, image_dir, files, instant, stored)
+            snapshot = save(live, request, writer, image_dir, files, used, instant, stored)
             phases.end("store")
     log.info("snapshot %s: %s", snapshot.id, phases.ms)
     return Summary(

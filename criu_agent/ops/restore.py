@@ -22,8 +22,8 @@ from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure, HostCannot, Refused
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import files, syscalls
-from criu_agent.model import Blob, RunState, Snapshot, Tree
-from criu_agent.ops import host, live, plan, saved, vault
+from criu_agent.model import Blob, Contents, RunState, Snapshot, Tree
+from criu_agent.ops import closure, host, live, plan, saved, vault
 from criu_agent.repo.reading import Reader
 from criu_agent.term import typeahead
 from criu_agent.term.console import Console, Pipes, Pty
@@ -128,7 +128,7 @@ def restore(
             scrollback = Scrollback(b"".join(reader.stream(contents.attachments["scrollback"])))
             layout = _rebuild_files(config, run, known.mounts, reader, saved.layer(contents), rollback)
             root = run.runtime / "root"
-            mounts.mount_root(layout, root)
+            _mount_root(reader, contents, run, layout, root)
             undo.callback(_unmount, root)
             cgroup = live.make_cgroup(config, run.spec.id)
             rollback.callback(cgroup.remove)
@@ -205,6 +205,18 @@ def _require_space(directory: Path, need: int) -> None:
             hint="free some space there, or set CRIU_AGENT_STATE_DIR to a larger file system",
             agent_state="not running",
         )
+
+
+def _mount_root(reader: Reader, contents: Contents, run: runs.Run, layout: mounts.Layout, root: Path) -> None:
+    """With the snapshot's own files over the host's, if any that the run uses is not the same here."""
+    differing = closure.differing(closure.read(reader, contents), run.directory / closure.NAME)
+    if not differing:
+        mounts.mount_root(layout, root)
+        return
+    _require_memory(closure.room(contents))
+    log.warning("of the files that the run uses the snapshot's are taken: %s", ", ".join(differing))
+    with closure.between(reader, contents, run.runtime / closure.NAME) as between:
+        mounts.mount_root(layout, root, between=between)
 
 
 def _load(reader: Reader, blobs: Mapping[str, Blob], directory: Path) -> None:

@@ -10,7 +10,8 @@ from criu_agent.criu import pagemap
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
 from criu_agent.model import Contents, Host, Manifest, Snapshot, Source, Table
-from criu_agent.ops import automatic
+from criu_agent.ops import automatic, closure
+from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
 from criu_agent.repo.policy import AUTOMATIC
 from criu_agent.repo.writer import Writer
@@ -58,6 +59,7 @@ def save(
     writer: Writer,
     image_dir: ImageDir,
     files: tree.Capture,
+    used: Closure,
     instant: Instant,
     progress: Progress,
 ) -> Snapshot:
@@ -68,16 +70,19 @@ def save(
     advance = counter("store", in_images + in_files, progress)
     images = writer.save(_images(image_dir, names), advance=advance)
     upper = tree.save(files, partial(writer.save, advance=advance), name="upper")
-    scrollback = Source(
-        stream="scrollback", size=len(instant.terminal.scrollback), content=io.BytesIO(instant.terminal.scrollback)
-    )
+    host_files = tree.save(used.capture(), writer.save, name=closure.NAME)
+    used.check()
+    attached = {"scrollback": instant.terminal.scrollback, closure.NAME: used.list()}
+    sources = [Source(stream=name, size=len(data), content=io.BytesIO(data)) for name, data in attached.items()]
     contents = Contents(
         table=Table(packs=(), pieces=()),
         images=dict(zip(names, images, strict=True)),
-        trees={"upper": upper},
-        attachments={"scrollback": writer.save([scrollback])[0]},
+        trees={"upper": upper, closure.NAME: host_files},
+        attachments=dict(zip(attached, writer.save(sources), strict=True)),
     )
-    return writer.commit(_manifest(live, request, instant), contents)
+    snapshot = writer.commit(_manifest(live, request, instant), contents)
+    used.remember()
+    return snapshot
 
 
 def _images(image_dir: ImageDir, names: Sequence[str]) -> Iterator[Source]:

@@ -63,6 +63,28 @@ def test_it_keeps_its_build_where_another_is_installed(agent: Agent, own: Path) 
     assert f"{own}/input has another content" in said
 
 
+def test_it_goes_on_where_its_interpreter_and_its_libc_have_gone(agent: Agent, own: Path) -> None:
+    """Python with an own libc, loader and extension modules; nothing of them is left when it comes back."""
+    with open(f"/proc/{os.getpid()}/maps", encoding="ascii") as maps:
+        mapped = {Path(line.split()[5]) for line in maps if line.endswith(".so\n") or ".so." in line}
+    libc = {path.resolve() for path in mapped if path.name.startswith(("libc.so", "libm.so", "ld-linux"))}
+    for path in libc:
+        shutil.copy(path, own / path.name)
+    loader = next(path.name for path in libc if path.name.startswith("ld-linux"))
+    script = "import time, math, json\nn = 0\nwhile True:\n n += 1\n print(n, flush=True)\n time.sleep(0.05)"
+    python = shutil.copy("/usr/bin/python3", own / "python3")
+    agent(
+        *("run", "-d", "--name", "counter", "--"),
+        *(str(own / loader), "--library-path", str(own), str(python), "-c", script),
+    )
+    await_true(lambda: len(numbers(agent)) > 3, "it counts")
+    agent("suspend", "counter")
+    for path in own.iterdir():
+        path.unlink()
+    agent("resume", "-d", "counter")
+    assert_counts_on(agent)
+
+
 def test_where_nothing_differs_the_host_is_seen(agent: Agent, own: Path) -> None:
     suspend_counter(agent, own)
     agent("resume", "-d", "counter")

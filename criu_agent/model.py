@@ -162,6 +162,9 @@ class Host:
     criu: str
     cpu_model: str = ""  # as /proc/cpuinfo says; "" and () where the writer did not know
     cpu_flags: tuple[str, ...] = ()
+    cgroups: str = ""  # "v1", "hybrid" or "v2"; "none" where none is mounted, "" where the writer did not know
+    time_namespaces: bool = False  # the run's clocks that count from boot are its own
+    monotonic: int = 0  # nanoseconds since the host's boot, as CLOCK_MONOTONIC says; 0 where the writer did not know
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,6 +24,17 @@ def find_root(mountinfo: str) -> Path | None:
     return None
 
 
+def layout(mountinfo: str) -> str:
+    """The hierarchies in the text of /proc/self/mountinfo: "v2", "v1", "hybrid" for both, or "none"."""
+    types = {fields[fields.index("-") + 1] for fields in map(str.split, mountinfo.splitlines())}
+    return {
+        (True, False): "v2",
+        (False, True): "v1",
+        (True, True): "hybrid",
+        (False, False): "none",
+    }["cgroup2" in types, "cgroup" in types]
+
+
 def root(private_mount: Path) -> Path:
     """The cgroup2 hierarchy; without one it is mounted on `private_mount` (in the caller's mount namespace)."""
     found = find_root(Path("/proc/self/mountinfo").read_text())

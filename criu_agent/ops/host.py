@@ -1,8 +1,12 @@
 """Facts about this host, for the manifest and for the check before a restore."""
 
 import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
 from criu_agent import runs
+from criu_agent.box import cgroup
 from criu_agent.config import Config
 from criu_agent.errors import HostCannot
 from criu_agent.linux import cpu, proc, process
@@ -22,6 +26,9 @@ def facts(config: Config) -> Host:
         criu=criu_version(config),
         cpu_model=processor.model,
         cpu_flags=processor.flags,
+        cgroups=cgroup.layout(Path("/proc/self/mountinfo").read_text()),
+        time_namespaces=os.path.exists("/proc/self/ns/time"),  # noqa: PTH110 - a link that resolves to no path
+        monotonic=time.clock_gettime_ns(time.CLOCK_MONOTONIC),
     )
 
 
@@ -62,36 +69,47 @@ def lives(one: Holder) -> bool:
 
 
 def require_able(config: Config, manifest: Manifest) -> None:
-    """HostCannot when this host cannot run what was dumped there, naming the requirement and both values."""
+    """HostCannot when this host cannot run what was dumped there, naming each requirement and both values."""
     require_like(facts(config), manifest.host)
 
 
 def require_like(here: Host, there: Host) -> None:
-    """HostCannot when a process of the host `there` could not go on `here`."""
-    pairs = [
-        ("machine", there.machine, here.machine),
-        ("page size", str(there.page_size), str(here.page_size)),
-    ]
-    for what, wanted, have in pairs:
-        if wanted != have:
-            raise HostCannot(
-                f"the snapshot needs the {what} {wanted}, this host has {have}",
-                hint="restore it on a host of the same kind",
-                agent_state="not running",
-            )
-    lacking = cpu.missing(here.machine, there.cpu_flags, here.cpu_flags)
+    """HostCannot when a process of the host `there` could not go on `here`: all that is lacking, in one message."""
+    lacking = list(_lacking(here, there))
     if lacking:
+        what = "; ".join(requirement for requirement, _ in lacking)
         raise HostCannot(
-            f"the snapshot needs a processor with {' '.join(lacking)}, as {there.cpu_model or 'that'} of "
-            f"{there.hostname} has; this host has {here.cpu_model or 'one'} without",
-            hint="restore it on a host whose processor has at least the same instruction sets",
+            f"this host cannot restore what was running on {there.hostname}: {what}",
+            hint="; ".join(dict.fromkeys(fix for _, fix in lacking)),
             agent_state="not running",
         )
+
+
+def _lacking(here: Host, there: Host) -> Iterator[tuple[str, str]]:
+    """What `here` lacks, with the value of both hosts, and what to do about it."""
+    another = "restore it on a host of the same kind"
+    if here.machine != there.machine:
+        yield f"it needs the machine {there.machine}, this host has {here.machine}", another
+    if here.page_size != there.page_size:
+        yield f"it needs pages of {there.page_size} bytes, this host has pages of {here.page_size}", another
+    instructions = (
+        cpu.missing(there.machine, there.cpu_flags, here.cpu_flags) if here.machine == there.machine else []
+    )
+    if instructions:
+        yield (
+            f"it needs a processor with {' '.join(instructions)}, as {there.cpu_model or 'that one'} has, this host "
+            f"has {here.cpu_model or 'one'} without",
+            "restore it on a host whose processor has at least the same instruction sets",
+        )
+    if there.time_namespaces and not here.time_namespaces:
+        yield (
+            f"it needs time namespaces, as Linux {there.kernel} has, this host has Linux {here.kernel} without",
+            "boot a kernel with CONFIG_TIME_NS",
+        )
     if _version(here.criu) < _version(there.criu):
-        raise HostCannot(
-            f"the snapshot was taken by CRIU {there.criu}, this host has {here.criu}",
-            hint="install that CRIU or a newer one with scripts/install-criu",
-            agent_state="not running",
+        yield (
+            f"it needs CRIU {there.criu}, this host has {here.criu}",
+            "install that CRIU or a newer one with scripts/install-criu",
         )
 
 

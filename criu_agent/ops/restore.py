@@ -39,10 +39,12 @@ _PATIENCE = 60.0  # seconds on top of that
 def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[str, bool]:
     """The id of the run that the snapshot is of, and whether its directory had to be made.
 
-    Failure when it cannot be restored now, since it still runs, here or elsewhere; nothing has been changed then.
+    Failure when it cannot be restored now, since it still runs, here or elsewhere, and HostCannot when not on this
+    host; nothing has been changed then.
     sure: the user knows that it does not run where an unfinished migrate may have left it.
     """
     manifest = snapshot.manifest
+    host.require_able(config, manifest)
     run = runs.by_id(config, manifest.run_id)
     if run is None:
         runs.create(config, saved.read(config, manifest).spec)

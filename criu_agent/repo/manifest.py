@@ -137,6 +137,9 @@ def _host(fields: Fields) -> Host:
         criu=fields.text("criu"),
         cpu_model=fields.text("cpu_model") if "cpu_model" in fields.document else "",
         cpu_flags=fields.texts("cpu_flags") if "cpu_flags" in fields.document else (),
+        cgroups=fields.text("cgroups") if "cgroups" in fields.document else "",
+        time_namespaces=fields.flag("time_namespaces") if "time_namespaces" in fields.document else False,
+        monotonic=fields.integer("monotonic") if "monotonic" in fields.document else 0,
     )
 
 

@@ -51,13 +51,20 @@ class Restored:
     masters: list[int] = field(default_factory=list)
 
 
-def restore(request: Request, *, place: Callable[[int], None], at_stage: Callable[[str, Restored], None]) -> Restored:
+def restore(
+    request: Request,
+    *,
+    place: Callable[[int], None],
+    kill: Callable[[], None],
+    at_stage: Callable[[str, Restored], None],
+) -> Restored:
     """Restore the tree; returns when it runs.
 
     place(pid) moves CRIU, and so everything that it makes, into the run's cgroup before it does anything.
+    kill() ends everything in there.
     at_stage(name, restored) is called at every stage of CRIU, with what there is so far; the tree does not run
-    before `pre-resume` has returned.
-    An error leaves the half-built tree to the caller, who kills the cgroup.
+    before `pre-resume` has returned, and never if it raises: CRIU itself goes on whatever `pre-resume` says, and
+    what it holds would run when it is killed, so the tree ends before CRIU is let go of.
     """
     with ExitStack() as undo:
         channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -76,7 +83,11 @@ def restore(request: Request, *, place: Callable[[int], None], at_stage: Callabl
         undo.callback(_reap, criu)
         place(criu.pid)
         _send(request, channel, _message(request, images_fd, work_fd))
-        return _serve(request, channel, at_stage)
+        try:
+            return _serve(request, channel, at_stage)
+        except BaseException:
+            kill()
+            raise
 
 
 def _serve(request: Request, channel: socket.socket, at_stage: Callable[[str, Restored], None]) -> Restored:
@@ -153,7 +164,7 @@ def _open_directory(path: Path, undo: ExitStack) -> int:
 
 
 def _reap(criu: "process.Process[bytes]") -> None:
-    """CRIU ends by itself when the channel is closed; a hung one dies with the cgroup, before this."""
+    """CRIU ends by itself when it is done; one that failed or hangs has died with the cgroup, before this."""
     try:
         criu.wait(timeout=5)
     except process.TimeoutExpired:

@@ -21,7 +21,7 @@ from criu_agent.errors import Failure, NoSpace, Refused
 from criu_agent.fs import tree
 from criu_agent.linux import nft
 from criu_agent.model import PlanRow
-from criu_agent.ops import closure, facts, host, plan, vault
+from criu_agent.ops import closure, facts, host, plan, privileges, vault
 from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
 from criu_agent.ops.save import Instant, Request, Terminal, save
@@ -146,6 +146,7 @@ def checkpoint(
                 terminal=save_terminal(),
                 connections=connections,
                 network={"lock": lock, "table": _table(dump) if lock == "nftables" else ""},
+                privileges=privileges.saved(privileges.of_tree(found.processes)),
             )
             # A tree that runs on changes its files at once: they are copied. A stopped one's are read in place.
             spool = None if request.stop else live.directory

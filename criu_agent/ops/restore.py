@@ -23,7 +23,7 @@ from criu_agent.errors import Failure, HostCannot, Refused
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import files, syscalls
 from criu_agent.model import Blob, Contents, RunState, Snapshot, Tree
-from criu_agent.ops import closure, host, live, plan, saved, vault
+from criu_agent.ops import closure, host, live, plan, privileges, saved, vault
 from criu_agent.repo.reading import Reader
 from criu_agent.term import typeahead
 from criu_agent.term.console import Console, Pipes, Pty
@@ -149,7 +149,8 @@ def restore(
                     limit=_PATIENCE + room / _SLOWEST,
                 ),
                 place=cgroup.add,
-                at_stage=partial(_commit_before_it_runs, commit, known.terminal),
+                kill=cgroup.kill,
+                at_stage=partial(_commit_before_it_runs, commit, known),
             )
         alive = live.Live(
             config=config,
@@ -167,10 +168,13 @@ def restore(
 
 
 def _commit_before_it_runs(
-    commit: Callable[[int], None], terminal: Mapping[str, Any], stage: str, restored: criu.Restored
+    commit: Callable[[int], None], known: saved.Saved, stage: str, restored: criu.Restored
 ) -> None:
     if stage != "pre-resume":
         return
+    if known.privileges is not None:
+        privileges.compare(known.privileges, restored.root_pid)
+    terminal = known.terminal
     if terminal["kind"] == "pty":
         if not restored.masters:
             raise Failure("CRIU did not give the terminal back", agent_state="not running")

@@ -51,6 +51,7 @@ class Instant:
     terminal: Terminal
     connections: list[dict[str, object]]
     network: dict[str, str]
+    privileges: list[dict[str, Any]]
 
 
 def save(
@@ -130,6 +131,7 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
             "terminal": instant.terminal.saved,
             "connections": instant.connections,
             "network": instant.network,
+            "privileges": instant.privileges,
             "mounts": {bind.key: bind.target for bind in live.layout.binds},
         },
     )

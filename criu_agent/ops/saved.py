@@ -17,7 +17,8 @@ from criu_agent.config import Config
 from criu_agent.criu.command import NetworkLock
 from criu_agent.errors import Corrupt
 from criu_agent.model import Contents, Manifest, RunSpec, Tree
-from criu_agent.ops import automatic
+from criu_agent.ops import automatic, privileges
+from criu_agent.ops.privileges import Recorded
 from criu_agent.repo.fields import Fields
 
 _USER = re.compile(r"(0|[1-9][0-9]{0,9}):(0|[1-9][0-9]{0,9})")
@@ -34,13 +35,17 @@ _HINT = "restore another snapshot: `criu-agent snapshots` lists them"
 
 @dataclass(frozen=True, kw_only=True)
 class Saved:
-    """terminal, connections: as a checkpoint has saved them. mounts: keys of the box's binds to where they were."""
+    """terminal, connections: as a checkpoint has saved them. mounts: keys of the box's binds to where they were.
+
+    privileges is None where the writer did not record them.
+    """
 
     spec: RunSpec
     terminal: Mapping[str, Any]
     connections: tuple[Mapping[str, Any], ...]
     network_lock: NetworkLock
     mounts: Mapping[str, str]
+    privileges: Recorded | None
 
 
 def read(config: Config, manifest: Manifest) -> Saved:
@@ -53,6 +58,7 @@ def read(config: Config, manifest: Manifest) -> Saved:
             connections=_connections(fields),
             network_lock=_network_lock(fields.inner("network")),
             mounts=fields.mapping("mounts", _path),
+            privileges=privileges.read(fields.any("privileges")) if "privileges" in fields.document else None,
         )
     except Corrupt as error:
         error.hint = error.hint or _HINT

@@ -40,6 +40,9 @@ class RunSpec:
     stdin_open: bool = False
     net: Literal["host"] = "host"
     through: tuple[str, ...] = ()  # absolute host paths that are written through, workdir included
+    agent_state: Mapping[str, str] = field(
+        default_factory=dict
+    )  # those of them that known agents keep: see ops.agents
     labels: Mapping[str, str] = field(default_factory=dict)
     repository: str = ""  # URL or path of the repository that snapshots go to
     endpoint_url: str = ""  # of its S3 service; "": as the environment says

@@ -56,6 +56,9 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
 )
 @click.option("--net", type=click.Choice(["host"]), default="host", help="Network of the run", show_default=True)
 @click.option("--through", multiple=True, metavar="PATH", help="Write PATH through to the host as well")
+@click.option(
+    "--no-agent-state", is_flag=True, help="Do not write through what known agents keep in ~: ~/.claude ..."
+)
 @click.option("--every", metavar="TIME", help="Take a snapshot every 90s, 5m, 2h, 1d while it runs")
 @click.option("--on-idle", metavar="TIME", help="Take one when it has been idle for so long: 30s")
 @click.option(
@@ -71,7 +74,8 @@ def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> i
     """Start COMMAND as a run: it can be checkpointed, suspended and restored from then on.
 
     In a terminal this is start plus attach: ctrl-\\ detaches, and the run goes on. The working directory is
-    the real one; everything else that the command writes goes to a layer of the run's own.
+    the real one, and so is what known agents keep of themselves (login, settings, history: ~/.claude, ~/.codex ...);
+    everything else that the command writes goes to a layer of the run's own.
 
     A snapshot of --every or --on-idle that cannot be taken never stops the run: it is tried again, and `ps` says so.
     A run is idle when it prints nothing, is given no input and uses hardly any CPU time; it is saved once then.
@@ -139,6 +143,8 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
     if with_terminal and not options["detach"] and not os.isatty(0):
         raise Usage("--tty needs a terminal on standard input", hint="use --detach --tty, or leave --tty out")
     user = _user(options["user"])
+    env = {**configuration.user_environment(), **pairs(_texts(options["env"]), inherit=True)}
+    kept = {} if options["no_agent_state"] else _agent_state(context, command, env, user)
     if options["keep_last"] and not (options["every"] or options["on_idle"]):
         raise Usage(
             "--keep-last is of automatic snapshots", hint="say when they are taken: --every 5m, --on-idle 30s"
@@ -148,12 +154,13 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         name=runs.check_name(name),
         argv=command,
         workdir=workdir,
-        env={**configuration.user_environment(), **pairs(_texts(options["env"]), inherit=True)},
+        env=env,
         user=user,
         user_namespace=user.partition(":")[0] != "0" and not proc.has_sys_resource(os.getpid()),
         tty=with_terminal,
         stdin_open=bool(options["interactive"]) or not options["detach"],
-        through=(workdir, *through),
+        through=(workdir, *through, *kept),
+        agent_state=kept,
         labels=pairs(_texts(options["label"])),
         **runs.repository_of(context.config),
         remove_on_exit=bool(options["remove"]),
@@ -162,6 +169,17 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         keep_last=options["keep_last"],
         created=runs.now(),
     )
+
+
+def _agent_state(context: Context, command: Sequence[str], env: dict[str, str], user: str) -> dict[str, str]:
+    """What known agents keep, to be written through, as in RunSpec."""
+    from criu_agent.ops import agents
+
+    state = agents.state(command, env, user)
+    for failed in state.failed:
+        show.line(f"warning: cannot make {failed}: what the agent keeps there stays in the run")
+    _require_apart(context, list(state.found), hint="--no-agent-state leaves it in the run")
+    return dict(state.found)
 
 
 def _texts(value: object) -> list[str]:
@@ -173,7 +191,7 @@ def _stem(program: str) -> str:
     return stem[:40] or "run"
 
 
-def _require_apart(context: Context, paths: Sequence[str]) -> None:
+def _require_apart(context: Context, paths: Sequence[str], *, hint: str = "") -> None:
     """What is written through must not contain our own state: the run would write into its own upper layer."""
     ours = [str(context.config.state_dir), *context.config.local_repository]
     for path in paths:
@@ -183,7 +201,7 @@ def _require_apart(context: Context, paths: Sequence[str]) -> None:
             if path != "/" and (own + "/").startswith(path.rstrip("/") + "/"):
                 raise Usage(
                     f"{path} holds criu-agent's own files in {own}",
-                    hint="use another --workdir, --repo or CRIU_AGENT_STATE_DIR",
+                    hint=hint or "use another --workdir, --repo or CRIU_AGENT_STATE_DIR",
                 )
 
 

@@ -20,7 +20,7 @@ from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure, NoSpace, Refused
 from criu_agent.fs import tree
 from criu_agent.linux import nft
-from criu_agent.model import PlanRow
+from criu_agent.model import PlanRow, RunSpec
 from criu_agent.ops import closure, facts, host, plan, privileges, vault
 from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
@@ -222,4 +222,12 @@ def look(live: Live) -> facts.Facts:
 def judge(live: Live, found: facts.Facts) -> list[PlanRow]:
     """What a checkpoint would do with each of them."""
     externals = frozenset(live.layout.dump_externals())
-    return plan.judge(found, externals=externals, stdio_pipes=stdio_pipes(live))
+    return plan.judge(found, externals=externals, stdio_pipes=stdio_pipes(live), written=_written(live.spec))
+
+
+def _written(spec: RunSpec) -> dict[str, str]:
+    """What the plan says of each path that is written through."""
+    return {
+        path: f"{'kept by the agent, ' if path in spec.agent_state else ''}written through to the host"
+        for path in spec.through
+    }

@@ -12,6 +12,7 @@ from criu_agent.config import Config
 from criu_agent.errors import HostCannot
 from criu_agent.linux import syscalls
 from criu_agent.model import RunSpec
+from criu_agent.ops import agents
 from criu_agent.term.console import Console
 from criu_agent.term.modes import Modes
 from criu_agent.term.scrollback import Scrollback
@@ -64,6 +65,8 @@ def layout(
     hidden = {str(config.state_dir)}
     hidden.update(config.local_repository)
     _require_apart(spec.through, hidden)
+    if mounted is not None:
+        _remake_agent_state(spec)
     system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
     binds = [*system, *mounts.through_binds(spec.through)]
     if mounted is not None:
@@ -74,6 +77,18 @@ def layout(
         hidden=tuple(sorted(hidden)),
         user_namespace=spec.user_namespace,
     )
+
+
+def _remake_agent_state(spec: RunSpec) -> None:
+    """Another host need not have the agent's directories: there they are made, and empty."""
+    try:
+        agents.remake(spec.agent_state, spec.user)
+    except OSError as error:
+        raise HostCannot(
+            f"cannot make what the agent keeps of itself: {error.strerror}: {error.filename}",
+            hint="make it by hand, for the user of the run",
+            agent_state="not running",
+        ) from error
 
 
 def _require_apart(through: Iterable[str], hidden: Iterable[str]) -> None:

@@ -5,6 +5,7 @@
 
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Literal
 
 from criu_agent.errors import NotFound, Refused
@@ -49,11 +50,15 @@ def plan(
 
 
 def judge(
-    facts: Facts, *, externals: frozenset[str] = frozenset(), stdio_pipes: frozenset[int] = frozenset()
+    facts: Facts,
+    *,
+    externals: frozenset[str] = frozenset(),
+    stdio_pipes: frozenset[int] = frozenset(),
+    written: Mapping[str, str] = MappingProxyType({}),
 ) -> list[PlanRow]:
-    """The rows, as `plan`; a function of its arguments only."""
+    """The rows, as `plan`; a function of its arguments only. written: mount points that are the host's own files."""
     keys = frozenset(external.rpartition("]")[0] + "]" for external in externals)
-    plugs = Plugs(externals=keys, pipes=stdio_pipes)
+    plugs = Plugs(externals=keys, pipes=stdio_pipes, written=written)
     return [
         *_run_rows(facts),
         *(row for process in facts.processes for row in _process_rows(process, facts, plugs)),
@@ -247,7 +252,7 @@ def _mount_rows(facts: Facts, plugs: Plugs) -> Iterator[PlanRow]:
 
 def _of_mount(mount: Mount, mounts: Sequence[Mount], plugs: Plugs) -> Verdict:
     if _plugged(mount, plugs):
-        return Verdict(action="re-plug", reason="the run mounts it again")
+        return Verdict(action="re-plug", reason=plugs.written.get(mount.point, "the run mounts it again"))
     same = [one for one in mounts if one.device == mount.device]
     if any(_plugged(one, plugs) and _below(mount.root, one.root) for one in same):
         return keep("bound again from what the run mounts")

@@ -124,6 +124,7 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
                 "tty": spec.tty,
                 "stdin_open": spec.stdin_open,
                 "through": list(spec.through),
+                "agent_state": dict(spec.agent_state),
                 "started": spec.created,
                 **automatic.saved(spec),
             },

@@ -98,11 +98,23 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         tty=run.flag("tty"),
         stdin_open=run.flag("stdin_open"),
         through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),
+        agent_state=_agent_state(run),
         labels=manifest.labels,
         **runs.repository_of(config),
         created=run.time("started"),
         **automatic.settings(run.document),
     )
+
+
+def _agent_state(run: Fields) -> Mapping[str, str]:
+    """Which of the paths that are written through known agents keep; a snapshot of an older version does not say."""
+    if "agent_state" not in run.document:
+        return {}
+    state = run.mapping("agent_state", Fields.text)
+    for path, kind in state.items():
+        if path not in run.texts("through") or kind not in ("directory", "file"):
+            _wrong(f"{path!r} is no state of an agent")
+    return state
 
 
 def _user(text: str) -> str:

@@ -7,7 +7,8 @@ tried, see tests/root/test_plan_on_host.py.
 import os
 import re
 import stat
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from criu_agent.criu.command import GHOST_LIMIT
 from criu_agent.linux.proc import Fd, MappedFile
@@ -25,10 +26,14 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class Plugs:
-    """What the run plugs in again at a restore: CRIU's external keys ("mnt[/sys]"), and pipes by inode."""
+    """What the run plugs in again at a restore: CRIU's external keys ("mnt[/sys]"), and pipes by inode.
+
+    written: what is written through to the host, mount point to what it is.
+    """
 
     externals: frozenset[str] = frozenset()
     pipes: frozenset[int] = frozenset()
+    written: Mapping[str, str] = field(default_factory=dict)
 
 
 def keep(reason: str) -> Verdict:

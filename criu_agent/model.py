@@ -39,6 +39,7 @@ class RunSpec:
     tty: bool = False
     stdin_open: bool = False
     net: Literal["host"] = "host"
+    fs: Literal["overlay", "host"] = "overlay"  # host: no layer of its own, everything is written through
     through: tuple[str, ...] = ()  # absolute host paths that are written through, workdir included
     agent_state: Mapping[str, str] = field(
         default_factory=dict

@@ -132,14 +132,18 @@ def _write(pieces: Iterable[bytes]) -> None:
 
 
 @verb("diff", epilog=f"A and B are {_SNAP}")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", metavar="RUN|A")
+@click.argument("b", required=False)
 @click.option("--pages", is_flag=True, help="Count the pages of memory that changed; reads both memories whole")
 @click.option("--values", is_flag=True, help="Show the values of environment variables, which may be secret")
 @click.pass_obj
-def diff_verb(context: Context, /, a: str, b: str, pages: bool, values: bool) -> None:
-    """Show what changed from snapshot A to snapshot B: processes, file descriptors, connections, environment, files
-    and regions of memory.
+def diff_verb(context: Context, /, a: str, b: str | None, pages: bool, values: bool) -> None:
+    """Show what RUN has changed of the host's files, as it is now; or what changed from snapshot A to snapshot B:
+    processes, file descriptors, connections, environment, files and regions of memory.
+
+    Of a RUN: A is added, C changed, D deleted, besides what is written through. `merge` carries it to the host.
+
+    Of snapshots:
 
     + is only in B, - only in A, ~ is in both and not the same. The environment is what programs were started with;
     of a process that came or went neither it nor descriptors nor memory are shown one by one. Files are those that
@@ -148,6 +152,11 @@ def diff_verb(context: Context, /, a: str, b: str, pages: bool, values: bool) ->
 
     Exit codes: 0 done, whether there are differences or not; 10 no such snapshot, 14 one is corrupt.
     """
+    if b is None:
+        from criu_agent.cli.layer import show_changes
+
+        show_changes(context, a)
+        return
     from criu_agent.ops import contents
     from criu_agent.ops.compare import Side, compare
 

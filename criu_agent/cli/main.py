@@ -35,6 +35,7 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "restore": ("state", "bring a run back from a snapshot"),
         "resume": ("state", "the same as restore"),
         "migrate": ("migrate", "move a run to another host, over ssh"),
+        "merge": ("layer", "carry what a run wrote in its layer to the host"),
         "plan": ("state", "what a checkpoint would do, without taking it"),
     },
     "Store": {
@@ -42,7 +43,7 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
         "snapshots": ("state", "list snapshots"),
         "ls": ("contents", "list the files in a snapshot"),
         "dump": ("contents", "write a file of a snapshot to standard output"),
-        "diff": ("contents", "show what changed between two snapshots"),
+        "diff": ("contents", "show what a run changed on the host, or what changed between two snapshots"),
         "tag": ("store", "change the tags of snapshots"),
         "copy": ("store", "copy snapshots into another repository"),
         "forget": ("store", "delete snapshots, by rules or by name"),

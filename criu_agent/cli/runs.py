@@ -296,11 +296,18 @@ def _signal_number(name: str) -> int:
 
 @verb("rm")
 @click.argument("wanted", metavar="RUN...", nargs=-1, required=True)
-@click.option("-f", "--force", is_flag=True, help="Kill it first if it runs; no error if there is none")
+@click.option(
+    "-f", "--force", is_flag=True, help="Kill it first if it runs, and do not ask; no error if there is none"
+)
 @click.pass_obj
 def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
-    """Forget RUN: its directory, log, and what it wrote outside of its working directory. Its snapshots stay."""
-    from criu_agent.ops import network
+    """Forget RUN: its directory, log, and what it wrote outside of its working directory. Its snapshots stay.
+
+    What it wrote there and no snapshot has is shown before it is gone: in a terminal you are asked, elsewhere it is
+    refused without -f or -y. Caches, logs and what is in /tmp are not worth a question.
+    """
+    from criu_agent.cli.layer import confirm_loss
+    from criu_agent.ops import layer, network
 
     for name in wanted:
         try:
@@ -311,8 +318,11 @@ def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
             raise
         if (run.alive or run.shown_state == "degraded") and not force:
             raise Failure(f"{run.spec.name} is {run.shown_state}", hint=f"criu-agent rm -f {run.spec.name}")
+        if not force:
+            confirm_loss(context, run)
         _stop(context, run, 0.0)
         network.release(run)
+        layer.clean(run)
         runs.remove(run)
         _done(context, run)
 

@@ -32,6 +32,13 @@ MS_PRIVATE = 0x40000
 MS_SLAVE = 0x80000
 MNT_DETACH = 0x2
 
+# linux/fs.h, linux/stat.h, linux/fcntl.h
+RENAME_NOREPLACE = 0x1
+RENAME_EXCHANGE = 0x2
+STATX_BTIME = 0x800
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+
 # linux/prctl.h, linux/seccomp.h, linux/filter.h
 PR_SET_SECCOMP = 22
 SECCOMP_MODE_FILTER = 2
@@ -92,6 +99,29 @@ def pivot_root(new_root: str, put_old: str) -> None:
         _libc.syscall(ctypes.c_long(number), os.fsencode(new_root), os.fsencode(put_old)),
         f"pivot_root {new_root}",
     )
+
+
+def renameat2(old_dir: int, old: str, new_dir: int, new: str, flags: int) -> None:
+    """man 2 renameat2, names in directories that are given by descriptors. The OSError names the new one."""
+    result = _libc.renameat2(
+        ctypes.c_int(old_dir),
+        os.fsencode(old),
+        ctypes.c_int(new_dir),
+        os.fsencode(new),
+        ctypes.c_uint(flags),
+    )
+    _check(result, new)
+
+
+def birth_time(path: str) -> int:
+    """When the inode was made, in ns since 1970; 0 where its file system does not know. No link is followed."""
+    buffer = ctypes.create_string_buffer(256)  # struct statx of man 2 statx
+    flags = ctypes.c_int(AT_SYMLINK_NOFOLLOW)
+    mask = ctypes.c_uint(STATX_BTIME)
+    _check(_libc.statx(ctypes.c_int(AT_FDCWD), os.fsencode(path), flags, mask, buffer), path)
+    (known,) = struct.unpack_from("I", buffer, 0)
+    seconds, nanoseconds = struct.unpack_from("qI", buffer, 80)
+    return int(seconds * 1_000_000_000 + nanoseconds) if known & STATX_BTIME else 0
 
 
 def prctl(option: int, arg2: int = 0, arg3: int = 0, arg4: int = 0, arg5: int = 0) -> int:

@@ -150,7 +150,8 @@ def checkpoint(
             )
             # A tree that runs on changes its files at once: they are copied. A stopped one's are read in place.
             spool = None if request.stop else live.directory
-            files = stack.enter_context(tree.capture(live.layout.upper, spool=spool))
+            roots = {"upper": live.layout.upper, **live.layout.through()}
+            files = {name: stack.enter_context(tree.capture(root, spool=spool)) for name, root in roots.items()}
             phases.end("files")
             if request.stop:  # kept frozen until its successor is durable
                 snapshot = save(live, request, writer, image_dir, files, used, instant, stored)

@@ -1,7 +1,7 @@
 """Put what a checkpoint took into the repository; the manifest last."""
 
 import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -59,7 +59,7 @@ def save(
     request: Request,
     writer: Writer,
     image_dir: ImageDir,
-    files: tree.Capture,
+    files: Mapping[str, tree.Capture],
     used: Closure,
     instant: Instant,
     progress: Progress,
@@ -67,18 +67,19 @@ def save(
     """Store images, files and terminal, then the manifest. An error leaves packs that no snapshot names."""
     names = [path.name for path in image_dir.files()]
     in_images = sum((image_dir.path / name).stat().st_size for name in names)
-    in_files = sum(entry.length for entry in files.entries)
+    in_files = sum(entry.length for captured in files.values() for entry in captured.entries)
     advance = counter("store", in_images + in_files, progress)
     images = writer.save(_images(image_dir, names), advance=advance)
-    upper = tree.save(files, partial(writer.save, advance=advance), name="upper")
-    host_files = tree.save(used.capture(), writer.save, name=closure.NAME)
+    store = partial(writer.save, advance=advance)
+    trees = {name: tree.save(captured, store, name=name) for name, captured in files.items()}
+    trees[closure.NAME] = tree.save(used.capture(), writer.save, name=closure.NAME)
     used.check()
     attached = {"scrollback": instant.terminal.scrollback, closure.NAME: used.list()}
     sources = [Source(stream=name, size=len(data), content=io.BytesIO(data)) for name, data in attached.items()]
     contents = Contents(
         table=Table(packs=(), pieces=()),
         images=dict(zip(names, images, strict=True)),
-        trees={"upper": upper, closure.NAME: host_files},
+        trees=trees,
         attachments=dict(zip(attached, writer.save(sources), strict=True)),
     )
     snapshot = writer.commit(_manifest(live, request, instant), contents)
@@ -134,6 +135,11 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
             "network": instant.network,
             "privileges": instant.privileges,
             "mounts": {bind.key: bind.target for bind in live.layout.binds},
+            "captured": {
+                bind.key: {"path": bind.target, "excluded": []}
+                for bind in live.layout.binds
+                if bind.key in live.layout.through()
+            },
         },
     )
 

@@ -9,6 +9,7 @@ import binascii
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from os.path import normpath
 from typing import Any, NoReturn
 
@@ -34,10 +35,18 @@ _HINT = "restore another snapshot: `criu-agent snapshots` lists them"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Captured:
+    """A tree of the snapshot that was written through to the host: its path in the box, and the globs that were left
+    out of it."""
+
+    path: str
+    excluded: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Saved:
     """terminal, connections: as a checkpoint has saved them. mounts: keys of the box's binds to where they were.
-
-    privileges is None where the writer did not record them.
+    captured: by the names of the trees, which are keys of mounts. privileges is None where the writer recorded none.
     """
 
     spec: RunSpec
@@ -46,23 +55,45 @@ class Saved:
     network_lock: NetworkLock
     mounts: Mapping[str, str]
     privileges: Recorded | None
+    captured: Mapping[str, Captured]
 
 
 def read(config: Config, manifest: Manifest) -> Saved:
     """Corrupt for what no checkpoint has written, Usage for a name that no run can have here."""
     fields = Fields(dict(manifest.resources), "the snapshot")
     try:
+        mounts, trees = fields.mapping("mounts", _path), captured(manifest)
+        if any(mounts.get(key) != one.path for key, one in trees.items()):
+            _wrong("a tree of its files belongs to none of its mounts")
         return Saved(
             spec=_spec(config, manifest, fields.inner("run")),
             terminal=_terminal(fields.inner("terminal")),
             connections=_connections(fields),
             network_lock=_network_lock(fields.inner("network")),
-            mounts=fields.mapping("mounts", _path),
+            mounts=mounts,
+            captured=trees,
             privileges=privileges.read(fields.any("privileges")) if "privileges" in fields.document else None,
         )
     except Corrupt as error:
         error.hint = error.hint or _HINT
         raise
+
+
+def captured(manifest: Manifest) -> Mapping[str, Captured]:
+    """The trees of what is written through; none in snapshots of before there were any."""
+    fields = Fields(dict(manifest.resources), "the snapshot")
+    if "captured" not in fields.document:
+        return {}
+    found = fields.mapping("captured", lambda inner, key: _captured(inner.inner(key)))
+    paths = sorted(f"{one.path.rstrip('/')}/" for one in found.values())
+    for outer, inner in pairwise(paths):
+        if inner.startswith(outer):
+            _wrong(f"two trees of its files are at {outer}")
+    return found
+
+
+def _captured(fields: Fields) -> Captured:
+    return Captured(path=_path(fields, "path"), excluded=fields.texts("excluded"))
 
 
 def layer(contents: Contents) -> Tree:
@@ -181,7 +212,7 @@ def _network_lock(fields: Fields) -> NetworkLock:
 
 
 def _path(fields: Fields, key: str) -> str:
-    return _checked_path(fields.text(key), f"the mount {key!r}")
+    return _checked_path(fields.text(key), f"the path {key!r}")
 
 
 def _checked_path(path: str, what: str) -> str:

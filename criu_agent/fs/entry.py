@@ -4,7 +4,7 @@ import base64
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from criu_agent.errors import Corrupt
@@ -51,6 +51,28 @@ class Entry:
     def length(self) -> int:
         """Bytes of data, without the holes."""
         return sum(length for _, length in self.extents)
+
+
+def moved(entry: Entry, below: str, *, blobs: int = 0) -> Entry:
+    """The entry in a tree that has its own tree at the path `below`, and so many blobs of others before its blobs."""
+    return replace(
+        entry,
+        path=_joined(below, entry.path),
+        target=_joined(below, entry.target) if entry.kind == LINK else entry.target,
+        blob=entry.blob + blobs if entry.extents else 0,
+    )
+
+
+def _joined(*parts: str) -> str:
+    return "/".join(filter(None, parts))
+
+
+def resolved(entries: Mapping[str, Entry], path: str) -> Entry:
+    """The entry at a path; of a hard link that which it is another name of."""
+    entry = entries[path]
+    while entry.kind == LINK:  # it ends: a link comes behind what it links to
+        entry = entries[entry.target]
+    return entry
 
 
 def to_line(entry: Entry) -> bytes:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from criu_agent.errors import Corrupt, Failure
 from criu_agent.fs import beneath
@@ -46,7 +47,12 @@ def rebuild(tree: Tree, stream: Stream, into: Path) -> None:
     for entry in reversed(directories):
         parent, name = beneath.split(entry.path)
         with _translated(into, entry), beneath.directory(into, parent) as at:
-            _dress(at, name, entry)
+            dress(at, name, entry)
+
+
+class Contents(Protocol):
+    def take(self, entry: Entry) -> Iterator[tuple[int, memoryview]]:
+        """The data of a file: (offset in the file, bytes)."""
 
 
 class _Contents:
@@ -135,11 +141,12 @@ def _make(into: Path, entry: Entry, contents: _Contents) -> None:
         elif entry.kind == "directory":
             os.mkdir(name, 0o700, dir_fd=at)
         else:
-            _make_other(at, name, entry, contents)
-            _dress(at, name, entry)
+            make_other(at, name, entry, contents)
+            dress(at, name, entry)
 
 
-def _make_other(at: int, name: str, entry: Entry, contents: _Contents) -> None:
+def make_other(at: int, name: str, entry: Entry, contents: Contents) -> None:
+    """A file of any kind but a directory or a hard link, which no one may see yet: it has no owner and mode."""
     if entry.kind == "file":
         _write(at, name, entry, contents)
     elif entry.kind == "symlink":
@@ -156,7 +163,7 @@ def _link(into: Path, target: str, at: int, name: str) -> None:
         os.link(old, name, src_dir_fd=beside, dst_dir_fd=at, follow_symlinks=False)
 
 
-def _write(at: int, name: str, entry: Entry, contents: _Contents) -> None:
+def _write(at: int, name: str, entry: Entry, contents: Contents) -> None:
     fd = os.open(name, _CREATE, 0o600, dir_fd=at)
     try:
         parts = contents.take(entry) if entry.extents else iter(())
@@ -170,16 +177,23 @@ def _write(at: int, name: str, entry: Entry, contents: _Contents) -> None:
         os.close(fd)
 
 
-def _dress(at: int, name: str, entry: Entry) -> None:
+def dress(at: int, name: str, entry: Entry) -> None:
     """Owner, mode, attributes, time: in this order, since chown takes away setuid and capabilities, and chmod
-    changes the mask of an ACL."""
-    os.chown(name, entry.uid, entry.gid, dir_fd=at, follow_symlinks=False)
-    if entry.kind != "symlink":
-        os.chmod(name, entry.mode, dir_fd=at)
-    for xattr, value in entry.xattrs.items():
-        if is_carried(xattr):
-            os.setxattr(beneath.by_proc(at, name), xattr, value, follow_symlinks=False)
-    os.utime(name, ns=(entry.mtime, entry.mtime), dir_fd=at, follow_symlinks=False)
+    changes the mask of an ACL. By a descriptor: under the name may be a link to somewhere else by now."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
+    try:
+        if stat.S_IFMT(os.fstat(fd).st_mode) != KINDS[entry.kind]:
+            raise OSError(errno.ESTALE, "somebody else has put something in its place", name)
+        path = Path(f"/proc/self/fd/{fd}")
+        os.chown(path, entry.uid, entry.gid)
+        if entry.kind != "symlink":
+            path.chmod(entry.mode)
+        for xattr, value in entry.xattrs.items():
+            if is_carried(xattr):
+                os.setxattr(path, xattr, value)
+        os.utime(path, ns=(entry.mtime, entry.mtime))
+    finally:
+        os.close(fd)
 
 
 @contextmanager

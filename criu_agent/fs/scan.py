@@ -10,7 +10,7 @@ from criu_agent.errors import Failure
 from criu_agent.fs import beneath
 from criu_agent.fs.entry import KINDS, LINK, Entry
 
-_KIND = {number: kind for kind, number in KINDS.items()}
+KIND = {number: kind for kind, number in KINDS.items()}
 _KEPT = ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
 # They tie an upper layer to the file systems it was made on: overlayfs on another host would refuse or
 # misread it. It makes them anew.
@@ -84,7 +84,7 @@ def _walk(root: Path) -> Iterator[Entry]:
 
 
 def _entry(at: int, name: str, path: str, status: os.stat_result) -> Entry:
-    kind = _KIND[stat.S_IFMT(status.st_mode)]
+    kind = KIND[stat.S_IFMT(status.st_mode)]
     special = kind in ("character", "block")
     return Entry(
         path=path,
@@ -94,14 +94,15 @@ def _entry(at: int, name: str, path: str, status: os.stat_result) -> Entry:
         uid=status.st_uid,
         gid=status.st_gid,
         mtime=status.st_mtime_ns,
-        xattrs=_xattrs(beneath.by_proc(at, name)),
+        xattrs=xattrs(beneath.by_proc(at, name)),
         device=(os.major(status.st_rdev), os.minor(status.st_rdev)) if special else (0, 0),
         size=status.st_size if kind == "file" else 0,
         extents=_extents(at, name, status) if kind == "file" else (),
     )
 
 
-def _xattrs(path: str) -> dict[str, bytes]:
+def xattrs(path: str) -> dict[str, bytes]:
+    """The extended attributes of a file that are carried."""
     return {
         name: os.getxattr(path, name, follow_symlinks=False)
         for name in sorted(os.listxattr(path, follow_symlinks=False))

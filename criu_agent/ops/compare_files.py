@@ -6,8 +6,8 @@ before or not. The time of a directory is not compared: it changes with what is 
 
 from collections.abc import Callable, Iterator, Mapping
 
-from criu_agent.fs.entry import Entry
-from criu_agent.ops.contents import is_whiteout, resolved
+from criu_agent.fs.entry import Entry, resolved
+from criu_agent.ops.contents import is_whiteout
 from criu_agent.ops.rows import Change, Row, changes
 
 Entries = Mapping[str, Entry]

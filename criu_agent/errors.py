@@ -6,6 +6,7 @@
     +- Usage                    2   the command line or a configuration value is wrong
     +- NotFound                10   no such run, snapshot or repository
     +- WrongKey                12   no key that was given opens the repository, or none can be trusted
+    +- Conflict                13   the files here are not those of the snapshot any more
     +- Corrupt                 14   a stored object is missing, truncated or changed
     +- HostCannot              15   this host lacks what the verb needs
     |  +- NotRoot
@@ -66,6 +67,10 @@ class NotFound(Failure):
 
 class WrongKey(Failure):
     exit_code = 12
+
+
+class Conflict(Failure):
+    exit_code = 13
 
 
 class Corrupt(Failure):

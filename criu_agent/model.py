@@ -41,9 +41,9 @@ class RunSpec:
     net: Literal["host"] = "host"
     fs: Literal["overlay", "host"] = "overlay"  # host: no layer of its own, everything is written through
     through: tuple[str, ...] = ()  # absolute host paths that are written through, workdir included
-    agent_state: Mapping[str, str] = field(
-        default_factory=dict
-    )  # those of them that known agents keep: see ops.agents
+    # Those of them that known agents keep (ops.agents): path to "directory" or "file".
+    agent_state: Mapping[str, str] = field(default_factory=dict)
+    backing: Mapping[str, str] = field(default_factory=dict)  # of those that lie elsewhere on this host: where
     labels: Mapping[str, str] = field(default_factory=dict)
     repository: str = ""  # URL or path of the repository that snapshots go to
     endpoint_url: str = ""  # of its S3 service; "": as the environment says

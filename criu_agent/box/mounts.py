@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from criu_agent import log
 from criu_agent.errors import HostCannot
@@ -111,19 +112,23 @@ def again(binds: Iterable[Bind], mounted: Mapping[str, str]) -> list[Bind]:
     return [Bind(key=key, source=sources[key], target=target) for key, target in mounted.items()]
 
 
-def through_binds(paths: Iterable[str]) -> list[Bind]:
-    """Binds of what is written through to the host, outer directories first; nested ones need none."""
+def through_binds(paths: Iterable[str], backing: Mapping[str, str] = MappingProxyType({})) -> list[Bind]:
+    """Binds of what is written through to the host, outer directories first; nested ones need none.
+
+    backing: where on the host those lie that do not lie at their own path.
+    """
     binds: list[Bind] = []
     for number, path in enumerate(sorted(set(paths))):
         if path == "/" or any(path.startswith(bind.target + "/") for bind in binds):
             continue
-        if not os.path.exists(path):  # noqa: PTH110 - a str, and the user's spelling of it
+        source = backing.get(path, path)
+        if not os.path.exists(source):  # noqa: PTH110 - a str, and the user's spelling of it
             raise HostCannot(
-                f"{path}, which the run writes through to, does not exist on this host",
-                hint="what is written through is not in snapshots: copy it to here from where the run was",
+                f"{source}, which the run writes through to, does not exist on this host",
+                hint="this snapshot does not have it: copy it to here from where the run was",
             )
         # By number: what is made from the path could be the same for two, or hold what CRIU reads as its own.
-        binds.append(Bind(key=f"through-{number}", source=path, target=path))
+        binds.append(Bind(key=f"through-{number}", source=source, target=path))
     return binds
 
 

@@ -46,12 +46,13 @@ def ls_verb(context: Context, /, snap: str, path: str | None, long: bool, recurs
 
     Exit codes: 0 done, 10 no such snapshot or path, 14 the snapshot is corrupt.
     """
+    from criu_agent.fs.entry import resolved
     from criu_agent.ops import contents
 
     repository, (snapshot,) = _find(context, snap)
     layer = contents.layer(repository, snapshot)
     for name in contents.listed(layer.entries, path or "/", recursive=recursive or path is None):
-        entry = contents.resolved(layer.entries, name)
+        entry = resolved(layer.entries, name)
         removed = contents.is_whiteout(entry)
         if context.options.json:
             show.message("node", **_node(name, entry, removed=removed))

@@ -163,7 +163,7 @@ class _Here:
         with suppress(OSError):
             show.line(f"{spec.name} goes on here: it is resumed")
         snapshot = self._context.repository().read(suspended.snapshot)
-        state.restore_snapshot(self._context, snapshot)
+        state.restore_snapshot(self._context, snapshot, files="ours")  # it was here, and goes on with what is here
 
 
 def _teller(context: Context, name: str, host: str) -> Any:  # noqa: ANN401 - a callback

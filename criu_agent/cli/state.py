@@ -1,6 +1,7 @@
 """The verbs that save and bring back: checkpoint, suspend, restore, resume, plan, snapshots."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,7 @@ from criu_agent.cli import show, terminal
 from criu_agent.cli.context import Context, verb
 from criu_agent.cli.runs import wait_for_supervisor
 from criu_agent.control import Client, Message
-from criu_agent.errors import Failure, Interrupted, NotFound, Refused, WrongKey
+from criu_agent.errors import Failure, Interrupted, NotFound, Refused, Usage, WrongKey
 from criu_agent.model import Snapshot
 
 DEGRADED = 3  # done, with something lost that was said
@@ -131,45 +132,120 @@ def _print_summary(summary: Message, *, stats: bool) -> None:
 
 @verb("restore")
 @click.argument("wanted", metavar="[RUN|SNAP]", default=".")
+@click.argument("path", required=False)
 @click.option("--at", metavar="SNAP", help="Snapshot to restore; the newest of RUN by default")
 @click.option("-d", "--detach", is_flag=True, help="Restore it in the background and print its id")
 @click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
+@click.option("--theirs", is_flag=True, help="Put the SNAPSHOT's files in the place of those here that have changed")
+@click.option("--ours", is_flag=True, help="Keep the files that are HERE as they are, changed or not")
+@click.option(
+    "--into",
+    metavar="DIR",
+    type=click.Path(),
+    help="Make the working directory in DIR, which is empty or not there; the files here stay as they are",
+)
+@click.option("--files-only", is_flag=True, help="Make the files of the snapshot below --into DIR; nothing is run")
 @click.option("--confirm", is_flag=True, hidden=True, help="With --detach: wait for the word `go` before it runs")
 @click.pass_obj
-def restore_verb(
-    context: Context, /, wanted: str, at: str | None, detach: bool, detach_keys: str, confirm: bool
-) -> int:
+def restore_verb(context: Context, /, wanted: str, path: str | None, **options: Any) -> int:  # noqa: ANN401 - click's
     """Bring a run back from a snapshot, in the middle of what it was doing.
 
     RUN is the name or id of a run, also of one of which only snapshots are left; without one it is the last run
     of this directory. SNAP is an id prefix, `latest`, RUN~2 (two before its newest) or RUN:tag.
 
-    Exit codes: as run; 3 with --detach when connections were reset; 10 no such snapshot, 14 the snapshot is corrupt,
-    15 this host cannot.
+    The working directory and the --through paths must hold what they held at the snapshot. What is missing, or an
+    empty directory, is made. Where something has changed here since, nothing is done, it is named, and you choose:
+
+    \b
+    --theirs  the files of the SNAPSHOT. What is here is kept first, in a
+              snapshot with the tag `safety`.
+    --ours    the files HERE. A process that has one of them open may not
+              come back, or find other bytes than it left.
+    --into    both: the working directory is made in DIR, and the run sees
+              it at its old path, from now on.
+
+    With --files-only, PATH is a file or directory in the box; all files by default. Each is made below DIR at its
+    path.
+
+    Exit codes: as run; 3 with --detach when connections were reset; 10 no such snapshot, 13 files here have changed,
+    14 the snapshot is corrupt, 15 this host cannot.
     """
-    keys = terminal.parse_detach_keys(detach_keys)
-    return bring_back(context, wanted, at=at, detach=detach, keys=keys, confirm=confirm)
+    if options["files_only"]:
+        return _make_files(context, wanted, path, options)
+    if path is not None:
+        raise Usage("a PATH is for --files-only", hint="criu-agent restore --help")
+    into = _place(options["into"])
+    if options["theirs"] and options["ours"]:
+        raise Usage("--theirs and --ours are opposites", hint="--theirs: the snapshot's files; --ours: those here")
+    return bring_back(
+        context,
+        wanted,
+        at=options["at"],
+        detach=options["detach"],
+        keys=terminal.parse_detach_keys(options["detach_keys"]),
+        confirm=options["confirm"],
+        files="theirs" if options["theirs"] else "ours" if options["ours"] else "refuse",
+        into=into,
+    )
 
 
 resume_verb = restore_verb
 
 
+def _place(into: str | None) -> str:
+    """The absolute path of --into, without links."""
+    return os.path.realpath(into) if into else ""
+
+
+def _make_files(context: Context, wanted: str, path: str | None, options: dict[str, Any]) -> int:
+    if not options["into"]:
+        raise Usage("--files-only needs a directory for them", hint="--into DIR")
+    if any(options[one] for one in ("theirs", "ours", "detach", "confirm")):
+        raise Usage("--files-only starts no run", hint="leave out --theirs, --ours and --detach")
+    from criu_agent.ops import files_only
+
+    snapshot = _choose(context, wanted, options["at"])
+    repository = context.repository()
+    into = Path(_place(options["into"]))
+    count = files_only.make(repository, snapshot, path or "/", into)
+    if context.options.json:
+        show.message("summary", snapshot=snapshot.id, directory=str(into), files=count)
+    elif not context.options.quiet:
+        show.result(f"{count} files of snapshot {snapshot.id[:_SHORT]} are in {into}")
+    return 0
+
+
 def bring_back(
-    context: Context, wanted: str, *, at: str | None, detach: bool, keys: bytes, confirm: bool = False
+    context: Context,
+    wanted: str,
+    *,
+    at: str | None,
+    detach: bool,
+    keys: bytes,
+    confirm: bool = False,
+    files: str = "refuse",
+    into: str = "",
 ) -> int:
+    """files: refuse, theirs or ours, where they have changed here. into: where the working directory is to lie."""
     snapshot = _choose(context, wanted, at)
-    run_id, reset = restore_snapshot(context, snapshot, awaited=not detach, confirm=confirm)
-    run = runs.by_id(context.config, run_id)
+    told = restore_snapshot(context, snapshot, awaited=not detach, confirm=confirm, files=files, into=into)
+    run = runs.by_id(context.config, snapshot.manifest.run_id)
     if run is None:
         raise Failure("the run has gone")
+    if told["safety"]:
+        short = told["safety"][:_SHORT]
+        show.line(
+            f"the files that were here are in snapshot {short}: criu-agent restore --files-only {short} --into DIR"
+        )
     elsewhere = snapshot.manifest.host.boot_id != runs.boot_id()
     why = "it is of another host or boot" if elsewhere else "the run has gone on since this snapshot"
-    for connection in reset:
+    for connection in told["reset"]:
         show.line(f"warning: {describe_reset(connection)}: {why}")
     if detach:
-        run_verbs.report_started(context, run.spec, snapshot=snapshot.id, reset=reset)
-        return DEGRADED if reset else 0
-    return run_verbs.attach(context, run_id, keys=keys, from_start=False)
+        more = {"safety": told["safety"]} if told["safety"] else {}
+        run_verbs.report_started(context, run.spec, snapshot=snapshot.id, reset=told["reset"], **more)
+        return DEGRADED if told["reset"] else 0
+    return run_verbs.attach(context, run.spec.id, keys=keys, from_start=False)
 
 
 def describe_reset(connection: Message) -> str:
@@ -177,17 +253,23 @@ def describe_reset(connection: Message) -> str:
 
 
 def restore_snapshot(
-    context: Context, snapshot: Snapshot, *, awaited: bool = False, confirm: bool = False
-) -> tuple[str, list[Message]]:
-    """Bring the snapshot's run up; its id, and the connections that were reset. Nothing is left if it fails."""
+    context: Context,
+    snapshot: Snapshot,
+    *,
+    awaited: bool = False,
+    confirm: bool = False,
+    files: str = "refuse",
+    into: str = "",
+) -> Message:
+    """Bring the snapshot's run up; what is told of it (ops.restore.Restored). Nothing is left if it fails."""
     from criu_agent.ops import restore
     from criu_agent.supervisor import spawn
 
     run_id, created = restore.prepare(context.config, snapshot, sure=context.options.yes)
     word = spawn.Confirm(fd=os.dup(0), restored=lambda: show.message("status", phase="restored")) if confirm else None
     try:
-        arguments = ["--restore", snapshot.id, *(["--awaited"] if awaited else [])]
-        reset = spawn.bring_up(context.config, run_id, arguments, confirm=word)
+        arguments = ["--restore", snapshot.id, "--files", files, "--into", into, *(["--awaited"] if awaited else [])]
+        return spawn.bring_up(context.config, run_id, arguments, confirm=word)
     except BaseException:
         run = runs.by_id(context.config, run_id)
         if created and run is not None and not run.alive:
@@ -196,7 +278,6 @@ def restore_snapshot(
     finally:
         if word is not None:
             os.close(word.fd)
-    return run_id, reset
 
 
 def _choose(context: Context, wanted: str, at: str | None) -> Snapshot:

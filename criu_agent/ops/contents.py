@@ -1,6 +1,7 @@
-"""What is in a snapshot of a repository: its processes, the files of its layer, and their bytes.
+"""What is in a snapshot of a repository: its processes, its files, and their bytes.
 
-The layer is what the run wrote: the upper layer of its overlay. What it only read of the host is in no snapshot.
+Its files are what the run wrote, the upper layer of its overlay, and the directories that it writes through to, each
+at its path in the box. What it only read of the host is in no snapshot.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,20 +13,24 @@ from criu_agent.criu.description import Description
 from criu_agent.criu.imagefile import Images
 from criu_agent.criu.memory import Memory, changed_pages
 from criu_agent.errors import Corrupt, Failure, NotFound
-from criu_agent.fs.entry import LINK, Entry
+from criu_agent.fs.content import Data
+from criu_agent.fs.entry import LINK, Entry, moved, resolved
 from criu_agent.fs.rebuild import entries
-from criu_agent.model import Snapshot, Tree
+from criu_agent.model import Blob, Contents, Snapshot, Tree
+from criu_agent.ops import saved
 from criu_agent.repo.reading import Reader
 from criu_agent.repo.repository import Repository
+from criu_agent.repo.specs import has_processes
 
 LAYER = "upper"
 _PIECE = 4 << 20  # bytes that are read at once
-_HINT = "`criu-agent ls SNAP` lists what the run wrote; what it only read is not in a snapshot"
+_WHOLE = 16 << 20  # bytes of a blob that is read whole: it has many files, which are wanted one after the other
+_HINT = "`criu-agent ls SNAP` lists its files; what the run only read is in no snapshot"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
-    """The files of a snapshot by their paths, which are relative to the root and in the order of the index."""
+    """Files of a snapshot by their paths, in the order of the index; tree has the blobs of all."""
 
     reader: Reader
     tree: Tree
@@ -33,7 +38,9 @@ class Layer:
 
 
 def description(repository: Repository, snapshot: Snapshot) -> Description:
-    """The processes of a snapshot. Of its memory only arguments and environment are read."""
+    """The processes of a snapshot, if it has any. Of its memory only arguments and environment are read."""
+    if not has_processes(snapshot.manifest):
+        return Description(processes={})
     return describe(images(repository, snapshot), snapshot.manifest.host.page_size)
 
 
@@ -55,12 +62,33 @@ def images(repository: Repository, snapshot: Snapshot) -> Images:
 
 
 def layer(repository: Repository, snapshot: Snapshot) -> Layer:
-    """The files of a snapshot. Corrupt for an index that breaks a rule of the format."""
+    """All files of a snapshot, by their paths in the box without the first slash. Corrupt as `files_of`."""
     contents = repository.contents(snapshot)
     reader = repository.reader(snapshot, contents)
-    tree = contents.trees.get(LAYER)
-    if tree is None:
+    trees = {"": contents.trees[LAYER]} if LAYER in contents.trees else {}
+    trees |= {one.path[1:]: tree for tree, one in through(contents, saved.captured(snapshot.manifest))}
+    if not trees:
         raise Corrupt("the snapshot has no files: its layer is missing")
+    found: dict[str, Entry] = {}
+    blobs: tuple[Blob, ...] = ()
+    for below, one in trees.items():
+        for entry in files_of(reader, one).entries.values():
+            here = moved(entry, below, blobs=len(blobs))
+            found[here.path] = here
+        blobs += one.blobs
+    return Layer(reader=reader, tree=Tree(index=next(iter(trees.values())).index, blobs=blobs), entries=found)
+
+
+def through(contents: Contents, captured: Mapping[str, saved.Captured]) -> Iterator[tuple[Tree, saved.Captured]]:
+    """The trees of what is written through. Corrupt if one is missing."""
+    for name, one in captured.items():
+        if name not in contents.trees:
+            raise Corrupt(f"the snapshot is changed: it has no files of {one.path}")
+        yield contents.trees[name], one
+
+
+def files_of(reader: Reader, tree: Tree) -> Layer:
+    """The files of one tree, the root at "". Corrupt for an index that breaks a rule of the format."""
     found: dict[str, Entry] = {}
     for entry in entries(reader.stream(tree.index)):
         if entry.path in found or (entry.kind == LINK and entry.target not in found):
@@ -71,12 +99,20 @@ def layer(repository: Repository, snapshot: Snapshot) -> Layer:
     return Layer(reader=reader, tree=tree, entries=found)
 
 
-def resolved(entries: Mapping[str, Entry], path: str) -> Entry:
-    """The entry at a path; of a hard link that which it is another name of."""
-    entry = entries[path]
-    while entry.kind == LINK:  # it ends: a link comes behind what it links to
-        entry = entries[entry.target]
-    return entry
+def data(files: Layer) -> Data:
+    """The data of any of its files. It is quick for files that are asked for in their order."""
+
+    @lru_cache(maxsize=2)
+    def whole(number: int) -> bytes:
+        return b"".join(files.reader.stream(files.tree.blobs[number]))
+
+    def read(entry: Entry) -> Iterator[bytes]:
+        if files.tree.blobs[entry.blob].size > _WHOLE:
+            yield from _data(files, entry)
+        else:
+            yield whole(entry.blob)[entry.offset : entry.offset + entry.length]
+
+    return read
 
 
 def is_whiteout(entry: Entry) -> bool:
@@ -107,14 +143,17 @@ def find(files: Layer, path: str) -> Entry:
 
 
 def listed(entries: Mapping[str, Entry], path: str, *, recursive: bool) -> list[str]:
-    """The paths below the directory that a user means, or directly in it, parents first; of a file its own."""
+    """The paths below the directory that a user means, or directly in it, parents first; of a file its own.
+
+    A directory of the host's that the run only wrote something below is none of the entries.
+    """
     name = in_layer(path)
-    if name not in entries:
-        raise NotFound(f"the snapshot has no file {path}", hint=_HINT)
-    if entries[name].kind != "directory":
-        return [name]
     below = f"{name}/" if name else ""
-    inside = (one for one in entries if one and one.startswith(below))
+    inside = [one for one in entries if one and one.startswith(below)]
+    if name not in entries and not inside:
+        raise NotFound(f"the snapshot has no file {path}", hint=_HINT)
+    if name in entries and entries[name].kind != "directory":
+        return [name]
     found = [one for one in inside if recursive or "/" not in one[len(below) :]]
     return sorted(found, key=lambda one: one.split("/"))
 

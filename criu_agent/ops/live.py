@@ -64,11 +64,11 @@ def layout(
     """The root of the run's box. directory: its name in the run directory; mounted: the binds of its snapshot."""
     hidden = {str(config.state_dir)}
     hidden.update(config.local_repository)
-    _require_apart(spec.through, hidden)
+    _require_apart([spec.backing.get(path, path) for path in spec.through], hidden)
     if mounted is not None:
         _remake_agent_state(spec)
     system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
-    binds = [*system, *mounts.through_binds(spec.through)]
+    binds = [*system, *mounts.through_binds(spec.through, spec.backing)]
     if mounted is not None:
         binds = mounts.again(binds, mounted)
     return mounts.Layout(

@@ -1,14 +1,14 @@
 """Bring a run back from a snapshot: one straight function.
 
-manifest -> host check -> images (every byte verified) -> files -> root -> console -> CRIU ... stage pre-resume:
-COMMIT -> the tree runs. Before the commit everything is undone; the run is as it was.
+manifest -> host check -> compare what is written through -> images (every byte verified) -> files -> root -> console
+-> CRIU ... stage pre-resume: COMMIT -> the tree runs. Before the commit everything is undone; the run is as it was.
 """
 
 import base64
 import os
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,14 @@ from criu_agent.criu import images, terminals, timers
 from criu_agent.criu import restore as criu
 from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure, HostCannot, Refused
+from criu_agent.fs.difference import Place
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import files, syscalls
 from criu_agent.model import Blob, Contents, RunState, Snapshot, Tree
-from criu_agent.ops import closure, host, live, plan, privileges, saved, vault
+from criu_agent.ops import closure, host, live, plan, privileges, safety, saved, through, vault
 from criu_agent.repo.reading import Reader
+from criu_agent.repo.repository import Repository
+from criu_agent.repo.specs import has_processes
 from criu_agent.term import typeahead
 from criu_agent.term.console import Console, Pipes, Pty
 from criu_agent.term.modes import Modes
@@ -36,6 +39,26 @@ _OPEN_AT_ONCE = 512  # images; a process may have 1024 descriptors where nobody 
 _PATIENCE = 60.0  # seconds on top of that
 
 
+@dataclass(frozen=True, kw_only=True)
+class Here:
+    """What is to become of the files here that are written through to and have changed since the snapshot.
+
+    into: where the working directory is made, and lies from then on; "" where it lies now.
+    """
+
+    choice: through.Choice = "refuse"
+    into: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Restored:
+    """reset: the connections that had to be reset. safety: the snapshot of the files that were replaced, if any."""
+
+    live: live.Live
+    reset: list[Mapping[str, Any]]
+    safety: str
+
+
 def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[str, bool]:
     """The id of the run that the snapshot is of, and whether its directory had to be made.
 
@@ -44,6 +67,11 @@ def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[
     sure: the user knows that it does not run where an unfinished migrate may have left it.
     """
     manifest = snapshot.manifest
+    if not has_processes(manifest):
+        raise Failure(
+            f"snapshot {snapshot.id[:8]} has files only, no processes",
+            hint=f"criu-agent restore --files-only {snapshot.id[:8]} --into DIR",
+        )
     host.require_able(config, manifest)
     run = runs.by_id(config, manifest.run_id)
     if run is None:
@@ -90,7 +118,8 @@ def catch_up(config: Config, state: RunState, snapshot_id: str) -> RunState:
         return state
     repository = vault.open_repository(config, make=False)
     line = repository.snapshots(repository.read(snapshot_id).manifest.run_id).snapshots
-    newest = max(line, key=lambda one: one.manifest.sequence, default=None)
+    whole = [one for one in line if has_processes(one.manifest)]
+    newest = max(whole, key=lambda one: one.manifest.sequence, default=None)
     if newest is None or newest.manifest.sequence <= state.sequence:
         return state
     return replace(
@@ -103,9 +132,9 @@ def catch_up(config: Config, state: RunState, snapshot_id: str) -> RunState:
 
 
 def restore(
-    config: Config, run: runs.Run, snapshot_id: str, *, commit: Callable[[int], None]
-) -> tuple[live.Live, list[Mapping[str, Any]]]:
-    """Restore the snapshot as the one running copy of `run`; with it, the connections that had to be reset.
+    config: Config, run: runs.Run, snapshot_id: str, *, here: Here, commit: Callable[[int], None]
+) -> Restored:
+    """Restore the snapshot as the one running copy of `run`.
 
     commit(root_pid) is called when everything is there and before any of it runs: the point of no return.
     The caller is in its own mount namespace. An error before that leaves nothing but the run as it was.
@@ -121,6 +150,10 @@ def restore(
     reader = repository.reader(snapshot, contents)
     room = images.capacity(sum(blob.size for blob in contents.images.values()))
     _require_memory(room)
+    places = list(through.places(reader, contents, known.captured, run.spec.backing))
+    found = through.look(places, choice=here.choice, into=here.into)
+    if here.choice == "refuse":
+        through.require_same(found, snapshot)
     with ExitStack() as rollback:
         with ExitStack() as undo:
             image_dir = undo.enter_context(ImageDir(run.runtime / "images", room))
@@ -128,6 +161,9 @@ def restore(
             terminals.give_back_controlling_terminals(image_dir.path)
             timers.wind_up_periodic_timers(image_dir.path)
             scrollback = Scrollback(b"".join(reader.stream(contents.attachments["scrollback"])))
+            kept = _keep(config, run, repository, snapshot, found)
+            undo.enter_context(_telling(kept))
+            through.settle(found, here.choice, rollback, safe=_places_of(repository, kept, run))
             layout = _rebuild_files(config, run, known.mounts, reader, saved.layer(contents), rollback)
             root = run.runtime / "root"
             _mount_root(reader, contents, run, layout, root)
@@ -164,7 +200,37 @@ def restore(
             pending_input=known.terminal,
         )
         rollback.pop_all()
-    return alive, reset
+    return Restored(live=alive, reset=reset, safety=kept.id if kept else "")
+
+
+def _keep(
+    config: Config, run: runs.Run, repository: Repository, snapshot: Snapshot, found: list[through.Found]
+) -> Snapshot | None:
+    """What is going to be replaced, in a snapshot of its own; None if nothing is."""
+    if not any(one.differences for one in found):
+        return None
+    return safety.keep(config, run, repository, snapshot, found)
+
+
+def _places_of(repository: Repository, kept: Snapshot | None, run: runs.Run) -> list[Place]:
+    if kept is None:
+        return []
+    contents = repository.contents(kept)
+    reader = repository.reader(kept, contents)
+    trees = saved.captured(kept.manifest)
+    return [place for _, place in through.places(reader, contents, trees, run.spec.backing)]
+
+
+@contextmanager
+def _telling(kept: Snapshot | None) -> Iterator[None]:
+    """Say of every error where to find what was here."""
+    try:
+        yield
+    except Failure as error:
+        if kept is not None:
+            said = f"the files that were here are in snapshot {kept.id[:8]}, too"
+            error.hint = f"{error.hint}; {said}" if error.hint else said
+        raise
 
 
 def _commit_before_it_runs(

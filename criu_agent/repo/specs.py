@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from criu_agent.errors import NotFound, Usage
-from criu_agent.model import Snapshot
+from criu_agent.model import Manifest, Snapshot
 
+FILES_ONLY = "files-only"  # the resource of a manifest that says that the snapshot has no processes
 _PREFIX = re.compile(r"[0-9a-f]{4,64}")
 _SPEC = re.compile(r"(?P<run>[A-Za-z0-9._-]{1,128})(?:~(?P<back>[0-9]{1,9})|:(?P<tag>.+))?")
 _HINT = "`criu-agent snapshots` lists them"
@@ -18,6 +19,11 @@ def oldest_first(snapshots: Sequence[Snapshot]) -> list[Snapshot]:
         snapshots,
         key=lambda one: (datetime.fromisoformat(one.manifest.created), one.manifest.sequence, one.id),
     )
+
+
+def has_processes(manifest: Manifest) -> bool:
+    """Whether a run can be restored from it."""
+    return FILES_ONLY not in manifest.resources
 
 
 def is_prefix(spec: str) -> bool:
@@ -32,23 +38,30 @@ def choose(spec: str, snapshots: Sequence[Snapshot]) -> Snapshot:
     """The snapshot that `spec` means among all of them.
 
     `latest`; a run's name or id, its newest; RUN~2, two before that; RUN:tag, its newest with that tag; the
-    first digits (4 or more) of a snapshot's or a run's id. A run's whole name goes before digits. NotFound if
-    there is none, or, with the candidates, if digits fit several.
+    first digits (4 or more) of a snapshot's or a run's id. A run's whole name goes before digits. One that has
+    files only is meant by its id or tag alone. NotFound if there is none, or, with the candidates, if digits fit
+    several.
     """
     match = _SPEC.fullmatch(spec)
     if not match:
         raise Usage(f"{spec!r} names no snapshot", hint="say an id, `latest`, RUN, RUN~2 (two before) or RUN:tag")
     if spec == "latest":
-        return _newest(snapshots, "there is no snapshot in this repository")
+        whole = [one for one in snapshots if has_processes(one.manifest)]
+        return _newest(whole, "there is no snapshot in this repository")
     line = _line_of(match["run"], snapshots)
+    if match["tag"]:
+        tagged = [one for one in line if match["tag"] in one.tags]
+        return _newest(tagged, f"{match['run']} has no snapshot with the tag {match['tag']}")
+    if line[-1].id.startswith(match["run"]) and not match["back"]:
+        return line[-1]
+    line = [one for one in line if has_processes(one.manifest)]
     if match["back"]:
         back = int(match["back"])
         if back >= len(line):
             raise NotFound(f"{match['run']} has only {_counted(len(line))}", hint=_HINT)
         return line[-1 - back]
-    if match["tag"]:
-        tagged = [one for one in line if match["tag"] in one.tags]
-        return _newest(tagged, f"{match['run']} has no snapshot with the tag {match['tag']}")
+    if not line:
+        raise NotFound(f"{match['run']} has only snapshots without processes", hint=_HINT)
     return line[-1]
 
 

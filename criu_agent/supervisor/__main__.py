@@ -15,7 +15,7 @@ from criu_agent import config, control, log, runs
 from criu_agent.config import Config
 from criu_agent.errors import Failure, Interrupted
 from criu_agent.linux import files, nft, proc
-from criu_agent.ops import live, restore, start
+from criu_agent.ops import live, restore, start, through
 from criu_agent.supervisor import confirm
 from criu_agent.supervisor.server import Server
 
@@ -52,6 +52,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--ready", type=int, required=True)
     parser.add_argument("--starter", type=int, required=True)
     parser.add_argument("--restore", metavar="SNAPSHOT")
+    parser.add_argument("--files", choices=["refuse", "theirs", "ours"], default="refuse")
+    parser.add_argument("--into", metavar="DIR", default="")
     parser.add_argument("--awaited", action="store_true")
     parser.add_argument("--confirm", type=int, metavar="FD")
     parser.add_argument("--rows", type=int, default=24)
@@ -67,7 +69,8 @@ def _say(ready: int, answer: dict[str, object]) -> None:
 
 
 def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, dict[str, object]]:
-    """The server of the run, and what the starter is told: connections that a restore had to reset."""
+    """The server of the run, and what the starter is told of a restore: connections that were reset, and the snapshot
+    that has the files which were replaced."""
     run = runs.by_id(settings, options.run)
     if run is None:
         raise Failure(f"there is no run directory for {options.run}")
@@ -87,10 +90,12 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
         live.enter_private_mounts()
         if options.restore:
             keeper.state = restore.catch_up(settings, keeper.state, options.restore)
-            alive, reset = restore.restore(settings, keeper.run, options.restore, commit=keeper.runs)
+            here = restore.Here(choice=options.files, into=options.into)
+            restored = restore.restore(settings, keeper.run, options.restore, here=here, commit=keeper.runs)
+            alive, told = restored.live, {"reset": restored.reset, "safety": restored.safety}
         else:
             window = (options.rows, options.columns)
-            alive, reset = start.start(settings, run.spec, window=window, commit=keeper.runs), []
+            alive, told = start.start(settings, run.spec, window=window, commit=keeper.runs), {}
     except BaseException as error:
         keeper.failed(error)
         raise
@@ -105,7 +110,7 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
         raise
     if keeper.told_to_end:
         os.kill(os.getpid(), signal.SIGTERM)  # it came too late to be undone: now the server has it
-    return server, {"message_type": "ready", "reset": reset}
+    return server, {"message_type": "ready", **told}
 
 
 class _Keeper:
@@ -128,6 +133,8 @@ class _Keeper:
         )
         # Where it was restored from is where its next snapshots go.
         spec = dataclasses.replace(run.spec, **runs.repository_of(settings))
+        if options.into:
+            spec = through.with_backing(spec, options.into)
         self.run = dataclasses.replace(run, spec=spec, state=self.state)
 
     def begins(self) -> None:

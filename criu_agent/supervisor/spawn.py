@@ -24,8 +24,8 @@ class Confirm:
 
 def bring_up(
     config: Config, run_id: str, options: Sequence[str] = (), *, confirm: Confirm | None = None
-) -> list[dict[str, Any]]:
-    """Start it; returns when the run is up, with the connections that a restore reset.
+) -> dict[str, Any]:
+    """Start it; returns when the run is up, with what it says of a restore (ops.restore.Restored).
 
     Raises what kept it from coming up; nothing of it is left then. Ctrl-C is passed on, and the supervisor undoes
     what it has made so far.
@@ -61,7 +61,7 @@ def bring_up(
         raise by_code(reply["code"])(reply["message"], hint=reply["hint"], agent_state=reply["agent_state"])
     # It outlives us: Popen would warn about a child that nobody waited for.
     supervisor.returncode = 0
-    return list(reply["reset"])
+    return dict(reply)
 
 
 class _Interrupts:

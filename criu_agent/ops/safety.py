@@ -1,0 +1,54 @@
+"""Keep what is here before a restore puts other files in its place: a snapshot of the files alone."""
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import replace
+
+from criu_agent import log, runs
+from criu_agent.config import Config
+from criu_agent.fs import tree
+from criu_agent.model import Contents, Snapshot, Table
+from criu_agent.ops import host, live, vault
+from criu_agent.ops.through import Found
+from criu_agent.repo.repository import Repository
+from criu_agent.repo.specs import FILES_ONLY
+
+TAG = "safety"
+
+
+def keep(
+    config: Config, run: runs.Run, repository: Repository, snapshot: Snapshot, found: Iterable[Found]
+) -> Snapshot:
+    """A snapshot of what is here in the places that are found to have changed, and of the run's own layer.
+
+    snapshot is what is to be restored, with whose files these are compared. Failure if they cannot be read.
+    """
+    changed = {f"through-{number}": one for number, one in enumerate(found) if one.differences}
+    roots = {name: one.place.root for name, one in changed.items()}
+    upper = run.directory / live.BOX / "upper"
+    if upper.is_dir():
+        roots["upper"] = upper
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(tree.capture(root, spool=None)) for name, root in roots.items()}
+        writer = stack.enter_context(
+            vault.writing(config, repository, run.spec.id, "safety", parent=snapshot.id, hashes=False)
+        )
+        trees = {name: tree.save(captured, writer.save, name=name) for name, captured in files.items()}
+        made = writer.commit(
+            replace(
+                snapshot.manifest,
+                parent=run.state.last_snapshot or snapshot.id,
+                created=runs.now(),
+                reason=f"{TAG}: before the restore of {snapshot.id[:8]}",
+                stopped=False,
+                tags=(TAG,),
+                host=host.facts(config),
+                resources={
+                    FILES_ONLY: {},
+                    "captured": {name: {"path": one.path, "excluded": []} for name, one in changed.items()},
+                },
+            ),
+            Contents(table=Table(packs=(), pieces=()), images={}, trees=trees, attachments={}),
+        )
+    log.info("what was here is in snapshot %s", made.id)
+    return made

@@ -1,0 +1,213 @@
+"""What a run writes through to the host, at a restore: compared with the snapshot, and made as it was there.
+
+Nothing is changed before all of it was looked at, and everything is undone if the restore comes to nothing.
+"""
+
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from criu_agent import log
+from criu_agent.errors import Conflict, Failure
+from criu_agent.fs import githead
+from criu_agent.fs import replace as fs
+from criu_agent.fs.content import Placed, opened
+from criu_agent.fs.difference import Difference, Place, compare
+from criu_agent.fs.entry import resolved
+from criu_agent.fs.excluded import matcher
+from criu_agent.model import Contents, RunSpec, Snapshot
+from criu_agent.ops import contents, saved
+from criu_agent.repo.reading import Reader
+
+Choice = Literal["refuse", "theirs", "ours"]
+_SHOWN = 20  # differences that are listed
+_HINT = (
+    "--into DIR makes the snapshot's files there, beside those here; "
+    "--theirs puts the snapshot's files in the place of those here, which are kept in a safety snapshot; "
+    "--ours keeps those here as they are, and the run goes on with them"
+)
+# CRIU gives a file that is open and has lost its name such a one as long as it needs it: at the dump of a run that
+# goes on, and until it is restored. It is never there when the run is not frozen.
+_REMAP = re.compile(r"link_remap\.[0-9]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A tree of the snapshot and what is here in its place. path: in the box. is_free: nothing is here."""
+
+    path: str
+    place: Place
+    is_free: bool
+    differences: tuple[Difference, ...] = ()
+    remaps: tuple[Difference, ...] = ()
+
+
+def with_backing(spec: RunSpec, into: str) -> RunSpec:
+    """The spec of a run whose working directory lies in `into` on this host, or at its own place again."""
+    path = _of_workdir(spec.through, spec.workdir)
+    others = {key: value for key, value in spec.backing.items() if key != path}
+    return replace(spec, backing=others if into == path else {**others, path: into})
+
+
+def _of_workdir(paths: Iterable[str], workdir: str) -> str:
+    """The outermost of the paths that has the working directory; others in it have no mount of their own."""
+    return min((path for path in paths if f"{workdir}/".startswith(f"{path.rstrip('/')}/")), key=len, default=workdir)
+
+
+def places(
+    reader: Reader, parts: Contents, captured: Mapping[str, saved.Captured], backing: Mapping[str, str]
+) -> Iterator[tuple[str, Place]]:
+    """Each tree of the snapshot that is written through: its path in the box, and its place here."""
+    for tree, one in contents.through(parts, captured):
+        files = contents.files_of(reader, tree)
+        root = Path(backing.get(one.path, one.path))
+        yield (
+            one.path,
+            Place(
+                base=root.parent,
+                top=root.name,
+                entries=files.entries,
+                data=contents.data(files),
+                excluded=matcher(one.excluded),
+            ),
+        )
+
+
+def look(found: Iterable[tuple[str, Place]], *, choice: Choice, into: str) -> list[Found]:
+    """Compare what is here with the snapshot; nothing is changed. Failure if `into` is not free."""
+    return [_looked_at(path, place, choice, into) for path, place in found]
+
+
+def _looked_at(path: str, place: Place, choice: Choice, into: str) -> Found:
+    free = _is_free(place)
+    if into == str(place.root) and not free:
+        raise Failure(f"{into} is not empty", hint="--into wants a directory that is empty, or not there yet")
+    if _is_missing(place.root) or (free and choice != "ours"):
+        return Found(path=path, place=place, is_free=True)
+    remaps = [
+        Difference(change="-", path=one, detail="")
+        for one in place.entries
+        if _REMAP.fullmatch(one.split("/")[-1]) and _is_missing(place.root / one)
+    ]
+    made = {one.path for one in remaps}
+    differences = [] if choice == "ours" else [one for one in compare(place) if one.path not in made]
+    return Found(path=path, place=place, is_free=False, differences=tuple(differences), remaps=tuple(remaps))
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return True
+    except OSError as error:
+        raise Failure(f"cannot look at {path}: {error.strerror}") from error
+    return False
+
+
+def _is_free(place: Place) -> bool:
+    """Nothing is there, or an empty directory where the snapshot has one."""
+    root = place.root
+    if _is_missing(root):
+        return True
+    is_directory = place.entries[""].kind == "directory" and root.is_dir() and not root.is_symlink()
+    return is_directory and not any(root.iterdir())
+
+
+def require_same(found: Iterable[Found], snapshot: Snapshot) -> None:
+    """Conflict, which names what is other here than in the snapshot."""
+    changed = [one for one in found if one.differences]
+    if not changed:
+        return
+    lines = [line for one in changed for line in _lines(one)]
+    heads = [line for one in changed for line in _head_lines(one.place)]
+    count = sum(len(one.differences) for one in changed)
+    raise Conflict(
+        "\n".join(
+            [
+                f"{count} change{'s' * (count != 1)} here since snapshot {snapshot.id[:8]}; nothing was done "
+                "(snapshot -> here):",
+                *heads,
+                *lines[:_SHOWN],
+                *([f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []),
+            ]
+        ),
+        hint=_HINT,
+    )
+
+
+def _lines(one: Found) -> Iterator[str]:
+    """One for each difference; what git keeps for itself last."""
+    for difference in sorted(one.differences, key=lambda one: one.path.startswith(".git/")):
+        where = {"+": "not in the snapshot: ", "-": "gone here: ", "~": ""}[difference.change]
+        path = str(one.place.root / difference.path)
+        yield f"  {difference.change} {_printable(path)}: {where}{_printable(difference.detail)}"
+
+
+def _printable(text: str) -> str:
+    """A name may have line ends in it."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def _head_lines(place: Place) -> Iterator[str]:
+    """That git has another commit checked out here."""
+    then, now = githead.read(_of_snapshot(place)), githead.read(_of_host(place))
+    if then != now:
+        yield f"  ~ git HEAD of {_printable(str(place.root))}: {_printable(f'{then} -> {now}')}"
+
+
+def _of_snapshot(place: Place) -> githead.Read:
+    def read(path: str) -> bytes:
+        entry = resolved(place.entries, path) if path in place.entries else None
+        if entry is None or entry.kind != "file" or entry.size > githead.LIMIT:
+            return b""
+        return b"".join(part for _, part in Placed(place.data).take(entry))
+
+    return read
+
+
+def _of_host(place: Place) -> githead.Read:
+    def read(path: str) -> bytes:
+        try:
+            with place.containing(path) as (at, name), opened(at, name) as fd:
+                return os.pread(fd, githead.LIMIT, 0)
+        except OSError:
+            return b""
+
+    return read
+
+
+def settle(found: Iterable[Found], choice: Choice, undo: ExitStack, *, safe: Sequence[Place] = ()) -> None:
+    """Make what is missing, and with "theirs" what is other, as the snapshot has it.
+
+    safe: the places as they are now, from a snapshot of them. Failure when it cannot be done here; what was done is
+    undone by `undo`.
+    """
+    backs = {place.root: place for place in safe}
+    for one in found:
+        if one.is_free:
+            was_there = not _is_missing(one.place.root)
+            fs.make(one.place)
+            undo.callback(_undone, one.place, partial(fs.remove, one.place, root=not was_there))
+        elif choice == "theirs" and one.differences:
+            undo.callback(_undone, one.place, partial(_put_back, backs[one.place.root]))
+            fs.replace(one.place, (*one.differences, *one.remaps))
+        elif one.remaps:
+            made = [replace(remap, change="+") for remap in one.remaps]
+            undo.callback(_undone, one.place, partial(fs.replace, one.place, made))
+            fs.replace(one.place, one.remaps)
+
+
+def _put_back(place: Place) -> None:
+    fs.replace(place, compare(place))
+
+
+def _undone(place: Place, work: Callable[[], None]) -> None:
+    try:
+        work()
+    except Failure as error:
+        log.warning("the files in %s are not as they were before: %s", place.root, error.message)

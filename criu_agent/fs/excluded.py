@@ -13,12 +13,13 @@ def nothing(_path: str) -> bool:
 
 
 def matcher(globs: Iterable[str]) -> Excluded:
-    """A glob without a slash is of names at any depth, one with a slash of paths from the tree's root on.
+    """A glob without a slash in it is of names at any depth, one with a slash of paths from the tree's root on.
 
     What lies in an excluded directory is excluded, too. `*` stands for anything, a slash as well.
     """
-    names = [translate(one) for one in globs if "/" not in one]
-    paths = [translate(one.strip("/")) for one in globs if "/" in one]
+    stripped = [one.strip("/") for one in globs]
+    names = [translate(one) for one in stripped if "/" not in one]
+    paths = [translate(one) for one in stripped if "/" in one]
     if not names and not paths:
         return nothing
     name, whole = (re.compile("|".join(some) if some else r"(?!)") for some in (names, paths))

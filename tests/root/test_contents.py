@@ -117,6 +117,7 @@ def test_diff_shows_exactly_what_a_run_did_between_two_snapshots(agent: Agent) -
         ("files +", "/etc", f"directory, mode {modes['/etc']:04o}"),
         ("files -", "/etc/hosts", "the host's"),
         ("files ~", "/root/kept", "content"),
+        *(("files +", f"{agent.workdir}/{name}", "file, 0 bytes, mode 0644") for name in ("child", "done", "go")),
         ("files +", "/usr", f"directory, mode {modes['/usr']:04o}"),
         ("files +", "/usr/local", f"directory, mode {modes['/usr/local']:04o}"),
         ("files +", "/usr/local/made", "directory, mode 0755"),
@@ -168,10 +169,14 @@ def test_ls_and_dump_give_what_the_box_saw(agent: Agent) -> None:
     agent("checkpoint", "one")
 
     listed = [json.loads(line) for line in agent("ls", "one", "--json").out.splitlines()]
-    upper = agent.files_of("one")
-    assert {one["path"] for one in listed} == {f"/{path.relative_to(upper)}" for path in upper.rglob("*")}
+    upper, through = agent.files_of("one"), f"{agent.workdir}/"
+    written = {f"/{path.relative_to(upper)}" for path in upper.rglob("*")}
+    assert {one["path"] for one in listed} == written | {str(path) for path in agent.workdir.rglob("*")} | {
+        through[:-1]
+    }
     for one in listed:
-        status = (upper / one["path"][1:]).lstat()
+        there = Path(one["path"]) if f"{one['path']}/".startswith(through) else upper / one["path"][1:]
+        status = there.lstat()
         assert (one["mode"], one["uid"], one["gid"]) == (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
         assert one["size"] == (status.st_size if one["type"] == "file" else 0)
         assert one["message_type"] == "node"
@@ -179,6 +184,8 @@ def test_ls_and_dump_give_what_the_box_saw(agent: Agent) -> None:
     assert kinds["/etc/hosts"] == "whiteout"
     assert (kinds["/root/soft"], kinds["/root/linked"], kinds["/root"]) == ("symlink", "file", "directory")
 
+    assert agent("ls", "one", str(agent.workdir)).out.splitlines() == sorted(map(str, agent.workdir.iterdir()))
+    assert dumped(agent, "one", bytes(agent.workdir / "program.py")) == (agent.workdir / "program.py").read_bytes()
     assert agent("ls", "one", "/usr/local/made").out == f"/usr/local/made/{SHOWN}\n/usr/local/made/opened\n"
     assert agent("ls", "one", "/usr").out == "/usr/local\n"
     assert agent("ls", "one", "/usr", "--recursive").out.splitlines()[-1] == "/usr/local/made/opened"

@@ -38,11 +38,11 @@ def _find(context: Context, *specs: str) -> "tuple[Repository, list[Snapshot]]":
 @click.option("--recursive", is_flag=True, help="Show everything below PATH")
 @click.pass_obj
 def ls_verb(context: Context, /, snap: str, path: str | None, long: bool, recursive: bool) -> None:
-    """List the files that the run had written outside of its directory by SNAP; of the directory PATH only what lies
-    directly in it.
+    """List the files in SNAP: what was in the run's directory and --through paths, and what the run had written
+    elsewhere; of the directory PATH only what lies directly in it.
 
-    The run's own directory and what it writes through are the host's, and in no snapshot. --json gives one line for
-    each file; the type "whiteout" is a file of the host's that the run removed.
+    Paths are those in the box. --json gives one line for each file; the type "whiteout" is a file of the host's that
+    the run removed.
 
     Exit codes: 0 done, 10 no such snapshot or path, 14 the snapshot is corrupt.
     """
@@ -103,7 +103,7 @@ def _time(nanoseconds: int) -> datetime:
 @click.option("--image", metavar="NAME", help="One of CRIU's images instead, such as pstree.img")
 @click.pass_obj
 def dump_verb(context: Context, /, snap: str, file: str | None, image: str | None) -> None:
-    """Write FILE, as the run had written it by SNAP, to standard output.
+    """Write FILE, as it was at SNAP, to standard output.
 
     FILE is a path in the box. Links are not followed.
 
@@ -148,7 +148,7 @@ def diff_verb(context: Context, /, a: str, b: str | None, pages: bool, values: b
 
     + is only in B, - only in A, ~ is in both and not the same. The environment is what programs were started with;
     of a process that came or went neither it nor descriptors nor memory are shown one by one. Files are those that
-    the run wrote. Of memory the regions are compared, and their content with --pages. Arguments of programs are shown
+    `ls` lists. Of memory the regions are compared, and their content with --pages. Arguments of programs are shown
     as they are, also if there are secrets among them.
 
     Exit codes: 0 done, whether there are differences or not; 10 no such snapshot, 14 one is corrupt.

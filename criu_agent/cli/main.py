@@ -83,8 +83,8 @@ class Verbs(click.Group):
                 formatter.write_dl([(verb, text) for verb, (_, text) in verbs.items()])
         with formatter.section("Exit codes"):
             formatter.write_text(
-                "0 done, 1 failed, 2 usage, 10 not found, 12 wrong key, 14 corrupt, 15 this host cannot, "
-                "16 cannot be checkpointed now, 75 suspended; "
+                "0 done, 1 failed, 2 usage, 10 not found, 12 wrong key, 13 files here have changed, 14 corrupt, "
+                "15 this host cannot, 16 cannot be checkpointed now, 75 suspended; "
                 "run, exec, attach and wait give the command's own code."
             )
 

@@ -12,7 +12,7 @@ from criu_agent import config as configuration
 from criu_agent import runs
 from criu_agent.cli import show, terminal
 from criu_agent.cli.context import Context, verb
-from criu_agent.cli.options import duration
+from criu_agent.cli.options import duration, files_choice
 from criu_agent.control import Client
 from criu_agent.errors import Failure, Interrupted, ToolFailed, Usage
 from criu_agent.linux import proc
@@ -68,6 +68,8 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
     help="Keep the newest N of these snapshots; others of the run are never deleted",
 )
 @click.option("--restore-if-exists", is_flag=True, help="Resume the run of that --name if there is one")
+@click.option("--theirs", is_flag=True, help="With --restore-if-exists: as `restore --theirs`")
+@click.option("--ours", is_flag=True, help="With --restore-if-exists: as `restore --ours`")
 @click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
 @click.pass_obj
 def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401 - click's values
@@ -84,10 +86,13 @@ def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> i
     failed, 126 when COMMAND cannot be executed, 127 when there is none.
     """
     keys = terminal.parse_detach_keys(str(options["detach_keys"]))
+    files = files_choice(options)
+    if files != "refuse" and not options["restore_if_exists"]:
+        raise Usage(f"--{files} is of files that a restore finds changed", hint="it goes with --restore-if-exists")
     if options["restore_if_exists"] and (old := _existing(context, options["name"])) is not None:
         from criu_agent.cli.state import bring_back
 
-        return bring_back(context, old.spec.name, at=None, detach=bool(options["detach"]), keys=keys)
+        return bring_back(context, old.spec.name, at=None, detach=bool(options["detach"]), keys=keys, files=files)
     spec = _spec(context, command, options)
     _settle_passphrase(context)
     runs.create(context.config, spec)

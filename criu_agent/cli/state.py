@@ -10,6 +10,7 @@ from criu_agent import runs
 from criu_agent.cli import run as run_verbs
 from criu_agent.cli import show, terminal
 from criu_agent.cli.context import Context, verb
+from criu_agent.cli.options import files_choice
 from criu_agent.cli.runs import wait_for_supervisor
 from criu_agent.control import Client, Message
 from criu_agent.errors import Failure, Interrupted, NotFound, Refused, Usage, WrongKey
@@ -174,9 +175,6 @@ def restore_verb(context: Context, /, wanted: str, path: str | None, **options: 
         return _make_files(context, wanted, path, options)
     if path is not None:
         raise Usage("a PATH is for --files-only", hint="criu-agent restore --help")
-    into = _place(options["into"])
-    if options["theirs"] and options["ours"]:
-        raise Usage("--theirs and --ours are opposites", hint="--theirs: the snapshot's files; --ours: those here")
     return bring_back(
         context,
         wanted,
@@ -184,8 +182,8 @@ def restore_verb(context: Context, /, wanted: str, path: str | None, **options: 
         detach=options["detach"],
         keys=terminal.parse_detach_keys(options["detach_keys"]),
         confirm=options["confirm"],
-        files="theirs" if options["theirs"] else "ours" if options["ours"] else "refuse",
-        into=into,
+        files=files_choice(options),
+        into=_place(options["into"]),
     )
 
 

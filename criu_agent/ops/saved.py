@@ -93,7 +93,10 @@ def captured(manifest: Manifest) -> Mapping[str, Captured]:
 
 
 def _captured(fields: Fields) -> Captured:
-    return Captured(path=_path(fields, "path"), excluded=fields.texts("excluded"))
+    path = _path(fields, "path")
+    if path == "/":
+        _wrong("a tree of its files is the whole root")
+    return Captured(path=path, excluded=fields.texts("excluded"))
 
 
 def layer(contents: Contents) -> Tree:

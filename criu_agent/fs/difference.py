@@ -17,12 +17,17 @@ from criu_agent.errors import Failure
 from criu_agent.fs import beneath, content
 from criu_agent.fs.content import Data
 from criu_agent.fs.entry import LINK, Entry, resolved
-from criu_agent.fs.excluded import Excluded
+from criu_agent.fs.excluded import Excluded, nothing
 from criu_agent.fs.scan import KIND, xattrs
 
 # Whether what lstat says of the file at a path proves that it is as the snapshot has it, as a table of what was
 # captured can: a file with the inode and the time of change of then is the file of then.
 Proven = Callable[[str, os.stat_result], bool]
+
+
+def unproven(_path: str, _status: os.stat_result) -> bool:
+    """A Proven that has seen no file before."""
+    return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +47,15 @@ class Place:
     """A tree of a snapshot, and where it belongs on this host: at base/top, where top is a single name.
 
     entries are in the order of the index, and data is asked for in that order. What excluded names and the snapshot
-    does not have is left alone.
+    does not have is left alone; what is proven is not read.
     """
 
     base: Path
     top: str
     entries: Mapping[str, Entry]
     data: Data
-    excluded: Excluded
+    excluded: Excluded = nothing
+    proven: Proven = unproven
 
     @property
     def root(self) -> Path:
@@ -71,16 +77,11 @@ class Place:
             yield at, name if path else self.top
 
 
-def unproven(_path: str, _status: os.stat_result) -> bool:
-    """A Proven that has seen no file before."""
-    return False
-
-
-def compare(place: Place, *, proven: Proven = unproven) -> list[Difference]:
+def compare(place: Place) -> list[Difference]:
     """Every difference, by path; there is something at the root. Failure if what is here cannot be read, Corrupt if
     the snapshot's bytes cannot."""
     try:
-        found = list(_Walk(place, proven).differences())
+        found = list(_Walk(place).differences())
     except OSError as error:
         raise Failure(f"cannot read the files in {place.root}: {error}") from error
     return sorted(found, key=lambda one: one.path.split("/"))
@@ -89,10 +90,9 @@ def compare(place: Place, *, proven: Proven = unproven) -> list[Difference]:
 class _Walk:
     """One pass over what is here, each directory opened once, in the order of the index."""
 
-    def __init__(self, place: Place, proven: Proven) -> None:
+    def __init__(self, place: Place) -> None:
         self._place = place
         self._entries = place.entries
-        self._proven = proven
         self._device = place.root.lstat().st_dev
         self._wanted = _names_by_parent(place.entries)
         self._inodes: dict[str, int] = {}  # of what is here
@@ -157,7 +157,7 @@ class _Walk:
         kind = KIND[stat.S_IFMT(status.st_mode)]
         if kind != entry.kind:
             return f"{entry.kind} -> {kind}"
-        if self._proven(path, status):
+        if self._place.proven(path, status):
             return ""
         parts = (self._content(at, name, entry, status), _facts(at, name, entry, status))
         return ", ".join(filter(None, parts))

@@ -13,6 +13,7 @@ from criu_agent.criu.description import Description
 from criu_agent.criu.imagefile import Images
 from criu_agent.criu.memory import Memory, changed_pages
 from criu_agent.errors import Corrupt, Failure, NotFound
+from criu_agent.fs.beneath import split
 from criu_agent.fs.content import Data
 from criu_agent.fs.entry import LINK, Entry, moved, resolved
 from criu_agent.fs.rebuild import entries
@@ -91,12 +92,18 @@ def files_of(reader: Reader, tree: Tree) -> Layer:
     """The files of one tree, the root at "". Corrupt for an index that breaks a rule of the format."""
     found: dict[str, Entry] = {}
     for entry in entries(reader.stream(tree.index)):
-        if entry.path in found or (entry.kind == LINK and entry.target not in found):
-            raise Corrupt(f"the index of a tree is changed: {entry.path!r} is there twice, or links to nothing")
+        if entry.path in found or (entry.kind == LINK and _kind(found, entry.target) in ("", "directory")):
+            raise Corrupt(f"the index of a tree is changed: {entry.path!r} is there twice, or links to no file")
+        if entry.path and _kind(found, split(entry.path)[0]) != "directory":
+            raise Corrupt(f"the index of a tree is changed: {entry.path!r} is in no directory")
         if entry.blob >= len(tree.blobs) and entry.extents:
             raise Corrupt(f"the index of a tree is changed: the data of {entry.path!r} are in no blob")
         found[entry.path] = entry
     return Layer(reader=reader, tree=tree, entries=found)
+
+
+def _kind(found: Mapping[str, Entry], path: str) -> str:
+    return resolved(found, path).kind if path in found else ""
 
 
 def data(files: Layer) -> Data:

@@ -8,7 +8,6 @@ from criu_agent.errors import Failure
 from criu_agent.fs import replace as fs
 from criu_agent.fs.difference import Place
 from criu_agent.fs.entry import LINK, Entry, resolved
-from criu_agent.fs.excluded import nothing
 from criu_agent.model import Snapshot
 from criu_agent.ops import contents
 from criu_agent.repo.repository import Repository
@@ -26,7 +25,7 @@ def make(repository: Repository, snapshot: Snapshot, path: str, into: Path) -> i
     files = contents.layer(repository, snapshot)
     chosen = set(contents.listed(files.entries, path, recursive=True)) | {contents.in_layer(path)}
     entries = _standing_alone(files.entries, chosen)
-    place = Place(base=into.parent, top=into.name, entries=entries, data=contents.data(files), excluded=nothing)
+    place = Place(base=into.parent, top=into.name, entries=entries, data=contents.data(files))
     fs.make(place)
     return sum(entry.kind != "directory" for entry in entries.values())
 

@@ -161,7 +161,7 @@ def restore(
             terminals.give_back_controlling_terminals(image_dir.path)
             timers.wind_up_periodic_timers(image_dir.path)
             scrollback = Scrollback(b"".join(reader.stream(contents.attachments["scrollback"])))
-            kept = _keep(config, run, repository, snapshot, found)
+            kept = _keep(config, run, repository, snapshot, found, here.choice)
             undo.enter_context(_telling(kept))
             through.settle(found, here.choice, rollback, safe=_places_of(repository, kept, run))
             layout = _rebuild_files(config, run, known.mounts, reader, saved.layer(contents), rollback)
@@ -204,10 +204,19 @@ def restore(
 
 
 def _keep(
-    config: Config, run: runs.Run, repository: Repository, snapshot: Snapshot, found: list[through.Found]
+    config: Config,
+    run: runs.Run,
+    repository: Repository,
+    snapshot: Snapshot,
+    found: list[through.Found],
+    choice: through.Choice,
 ) -> Snapshot | None:
-    """What is going to be replaced, in a snapshot of its own; None if nothing is."""
-    if not any(one.differences for one in found):
+    """What is going to be replaced, in a snapshot of its own; None if nothing is.
+
+    The layer of a run that has gone on since the snapshot has changed without looking.
+    """
+    has_gone_on = choice == "theirs" and run.state.suspended_at != snapshot.id
+    if not has_gone_on and not any(one.differences for one in found):
         return None
     return safety.keep(config, run, repository, snapshot, found)
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from criu_agent import log, runs
 from criu_agent.config import Config
+from criu_agent.errors import Failure
 from criu_agent.fs import tree
 from criu_agent.model import Contents, Snapshot, Table
 from criu_agent.ops import host, live, vault
@@ -18,16 +19,24 @@ TAG = "safety"
 
 def keep(
     config: Config, run: runs.Run, repository: Repository, snapshot: Snapshot, found: Iterable[Found]
-) -> Snapshot:
-    """A snapshot of what is here in the places that are found to have changed, and of the run's own layer.
+) -> Snapshot | None:
+    """A snapshot of what is here in the places that are found to have changed, and of the run's own layer; None if
+    there is nothing.
 
     snapshot is what is to be restored, with whose files these are compared. Failure if they cannot be read.
     """
     changed = {f"through-{number}": one for number, one in enumerate(found) if one.differences}
     roots = {name: one.place.root for name, one in changed.items()}
+    for root in roots.values():
+        if root.is_symlink():  # what it leads to is not ours to replace, nor to keep
+            raise Failure(
+                f"{root} is a symbolic link here", hint="remove it, or make the files elsewhere: --into DIR"
+            )
     upper = run.directory / live.BOX / "upper"
     if upper.is_dir():
         roots["upper"] = upper
+    if not roots:
+        return None
     with ExitStack() as stack:
         files = {name: stack.enter_context(tree.capture(root, spool=None)) for name, root in roots.items()}
         writer = stack.enter_context(

@@ -79,7 +79,14 @@ def places(
 
 
 def look(found: Iterable[tuple[str, Place]], *, choice: Choice, into: str) -> list[Found]:
-    """Compare what is here with the snapshot; nothing is changed. Failure if `into` is not free."""
+    """Compare what is here with the snapshot; nothing is changed. Failure if `into` is not free, or nothing belongs
+    there."""
+    found = list(found)
+    if into and all(into != str(place.root) for _, place in found):
+        raise Failure(
+            "the snapshot does not have the files of the working directory",
+            hint="it is of an older criu-agent; leave --into out, and bring them here in another way",
+        )
     return [_looked_at(path, place, choice, into) for path, place in found]
 
 

@@ -209,7 +209,7 @@ def restored(config: Config, snapshot_id: str) -> Failure | None:
         run_id, _ = restore.prepare(config, repository.find(snapshot_id))
         run = runs.by_id(config, run_id)
         assert run is not None
-        restore.restore(config, run, snapshot_id, commit=not_that_far)
+        restore.restore(config, run, snapshot_id, here=restore.Here(), commit=not_that_far)
     except Failure as error:
         return error
     return None

@@ -68,7 +68,7 @@ def test_no_damaged_object_is_ever_restored(agent: Agent, damage: str) -> None:
 
         def restored(says: str = named(agent, path, damage)) -> None:
             with pytest.raises(Corrupt) as error:
-                restore.restore(config, run, run.state.last_snapshot, commit=not_that_far)
+                restore.restore(config, run, run.state.last_snapshot, here=restore.Here(), commit=not_that_far)
             assert says in error.value.message
 
         with damaged(path, damage):

@@ -208,6 +208,23 @@ def test_a_directory_that_is_gone_is_made_again(agent: Agent) -> None:
     assert_goes_on(agent, kept.with_name("work"))
 
 
+def test_a_link_in_the_place_of_the_directory_is_not_followed(agent: Agent) -> None:
+    suspended(agent)
+    kept, elsewhere = agent.directory / "moved", agent.directory / "elsewhere"
+    agent.workdir.rename(kept)
+    elsewhere.mkdir()
+    (elsewhere / "mine").touch()
+    agent.workdir.symlink_to(elsewhere)
+    outcome = agent("resume", "-d", "work", check=False)
+    assert (outcome.code, f"~ {agent.workdir}: directory -> symlink" in outcome.err) == (13, True)
+    outcome = agent("resume", "-d", "work", "--theirs", check=False)
+    assert (outcome.code, "is a symbolic link here" in outcome.err) == (1, True)
+    assert [path.name for path in elsewhere.iterdir()] == ["mine"]
+    agent.workdir.unlink()
+    kept.rename(agent.workdir)
+    agent("resume", "-d", "work")
+
+
 def test_a_transcript_never_has_a_line_twice(agent: Agent) -> None:
     transcript = agent.workdir / "transcript.jsonl"
     (agent.workdir / "program.py").write_text(TRANSCRIPT)
@@ -228,6 +245,10 @@ def test_a_transcript_never_has_a_line_twice(agent: Agent) -> None:
     agent("restore", "-d", "work", "--at", snapshot, "--theirs")
     before = len(lines())
     await_true(lambda: len(lines()) > before + 20, "it goes on")
+    (safety,) = (one for one in agent("snapshots", "work", "--json").json if one["tags"] == ["safety"])
+    assert agent("dump", safety["snapshot"], str(transcript)).out.startswith(
+        agent("dump", snapshot, str(transcript)).out
+    )
     assert lines() == list(range(len(lines())))
 
 

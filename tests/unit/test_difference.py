@@ -14,7 +14,7 @@ from criu_agent.errors import Corrupt, Failure
 from criu_agent.fs import replace as fs
 from criu_agent.fs.difference import Difference, Place, compare
 from criu_agent.fs.entry import Entry
-from criu_agent.fs.excluded import matcher, nothing
+from criu_agent.fs.excluded import matcher
 from criu_agent.fs.rebuild import entries
 from criu_agent.fs.tree import capture, save
 from tests.fakes.shelf import Shelf
@@ -85,7 +85,7 @@ def append(path: Path) -> None:
 
 
 def in_its_place(path: Path, make: Callable[[Path], object]) -> None:
-    fs.remove(Place(base=path.parent, top=path.name, entries={}, data=no_data, excluded=nothing), root=True)
+    fs.remove(Place(base=path.parent, top=path.name, entries={}, data=no_data), root=True)
     make(path)
 
 
@@ -190,8 +190,11 @@ def test_nothing_that_is_proven_is_read(place: Place) -> None:
     with pytest.raises(AssertionError, match="asked for"):
         compare(unread)
     found = compare(
-        other(place, data=lambda entry: place.data(entry) if entry.path == "text" else no_data(entry)),
-        proven=lambda path, status: proven[path] == status.st_ctime_ns,
+        other(
+            place,
+            data=lambda entry: place.data(entry) if entry.path == "text" else no_data(entry),
+            proven=lambda path, status: proven[path] == status.st_ctime_ns,
+        )
     )
     assert [one.path for one in found] == ["text", "text-again"]
 
@@ -239,9 +242,7 @@ def test_a_single_file_can_be_a_tree(tmp_path: Path) -> None:
         size=9,
         extents=((0, 9),),
     )
-    place = Place(
-        base=tmp_path, top="settings", entries={"": root}, data=lambda _: iter([b"as it ", b"was"]), excluded=nothing
-    )
+    place = Place(base=tmp_path, top="settings", entries={"": root}, data=lambda _: iter([b"as it ", b"was"]))
     assert told(place) == []
     append(file)
     assert told(place) == [("~", "", "appended, 4 bytes")]

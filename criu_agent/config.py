@@ -176,13 +176,14 @@ def tool_environment() -> dict[str, str]:
 
 
 def user_environment() -> dict[str, str]:
-    """The caller's environment without our own settings: what the wrapped command gets."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("CRIU_AGENT_")}
+    """The caller's environment without our own settings, and without sudo's: what the wrapped command gets."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("CRIU_AGENT_", "SUDO_"))}
 
 
-def calling_user() -> str:
-    """ "uid:gid" of the person who called, also through sudo."""
-    return f"{os.environ.get('SUDO_UID', os.getuid())}:{os.environ.get('SUDO_GID', os.getgid())}"
+def user_behind_sudo() -> str:
+    """The person who called through sudo, as "uid:gid"; "" where nobody has."""
+    uid, gid = os.environ.get("SUDO_UID", ""), os.environ.get("SUDO_GID", "")
+    return f"{uid}:{gid}" if uid.isdigit() and gid.isdigit() else ""
 
 
 def no_color() -> bool:

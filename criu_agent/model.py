@@ -36,6 +36,7 @@ class RunSpec:
     env: Mapping[str, str] = field(repr=False)
     user: str = "0:0"  # "uid:gid" of the command, numbers
     user_namespace: bool = False  # the box is in one of its own, so that CRIU may dump another user than root
+    no_new_privs: bool = False  # no program of the run can gain privileges by its set-user-ID bit
     tty: bool = False
     stdin_open: bool = False
     net: Literal["host"] = "host"

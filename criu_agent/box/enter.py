@@ -47,6 +47,7 @@ def spawn(*, root_pid: int, cgroup: Cgroup, command: Command) -> tuple["process.
         "env": dict(command.env),
         "workdir": command.workdir,
         "user": command.user,
+        "no_new_privs": command.no_new_privs,
         "terminal": command.stdio is None,
         "window": command.window,
     }
@@ -91,6 +92,7 @@ def main() -> NoReturn:
         user=orders["user"],
         stdio=None if orders["terminal"] else (0, 1, 2),
         window=tuple(orders["window"]),
+        no_new_privs=orders["no_new_privs"],
     )
     try:
         _enter(orders)
@@ -134,7 +136,7 @@ def _child(command: Command, channel: socket.socket) -> NoReturn:
         os.chdir(command.workdir)
         executable_check(command)
         restore_signals()
-        argv = as_user(command)
+        argv = as_user(command, command.argv)
         os.execvpe(argv[0], argv, dict(command.env))  # noqa: S606 - that is what it is for
     except Failure as error:
         code = error.exit_code

@@ -11,7 +11,9 @@ child, so that waitpid gives the true status. Order matters:
    12), and by the command alone, as the leader of a session of its own: CRIU asks the first process that has it open
    for its session, so PID 1 must not have it, and gives it back to a session leader only. With tini, which leaves the
    command in PID 1's session, a restored shell had no job control;
-5. seccomp last but exec, since it would be in the way of none of the above but is inherited from here on.
+5. seccomp last but exec, since it would be in the way of none of the above but is inherited from here on;
+6. PID 1 is the command's user, too: no process of such a run is more than that, but for what programs with a
+   set-user-ID bit do.
 """
 
 import array
@@ -25,7 +27,7 @@ import socket
 import stat
 import struct
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +39,7 @@ from criu_agent.linux import syscalls
 
 _NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 # The command's own: a session leader that opens a terminal gets it as its controlling one (man 4 tty).
-_ON_CONSOLE = ["/bin/sh", "-c", 'exec "$@" 0<>/dev/pts/0 1>&0 2>&0', "sh"]
+_ON_CONSOLE = ("/bin/sh", "-c", 'exec "$@" 0<>/dev/pts/0 1>&0 2>&0', "sh")
 _SETPRIV = "/usr/bin/setpriv"  # not by the PATH of the command, which others may write to: it is still root here
 _TTY_GROUP = 5  # Debian's group tty, as in the devpts mount options
 
@@ -45,6 +47,7 @@ _TTY_GROUP = 5  # Debian's group tty, as in the devpts mount options
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """What runs in the box. user is "uid:gid"; stdio are the child's ends of three pipes, None for a terminal.
+    no_new_privs as in prctl(2).
 
     A standard input of -1 means /dev/null. window is (rows, columns) of the terminal at the start.
     """
@@ -55,6 +58,7 @@ class Command:
     user: str
     stdio: tuple[int, int, int] | None
     window: tuple[int, int] = (24, 80)
+    no_new_privs: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,8 +245,9 @@ def _is_executable(path: str) -> bool:
 def _become_init(command: Command) -> None:
     restore_signals()
     syscalls.seccomp_set_filter(seccomp.program(os.uname().machine))
-    argv = as_user(command) if command.stdio else [*_ON_CONSOLE, *as_user(command)]
-    os.execve(mounts.INIT, ["criu-agent-init", "--", *argv], dict(command.env))  # noqa: S606 - that is what it is for
+    command_line = command.argv if command.stdio else (*_ON_CONSOLE, *command.argv)
+    argv = as_user(command, (mounts.INIT, "--", *command_line))
+    os.execve(argv[0], argv, dict(command.env))  # noqa: S606 - that is what it is for
 
 
 def _interpreter(path: str) -> str:
@@ -263,14 +268,18 @@ def restore_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def as_user(command: Command) -> list[str]:
-    """argv that runs the command as its user."""
+def as_user(command: Command, argv: Sequence[str]) -> list[str]:
+    """argv, run with the user and groups of the command and no more privileges than they give."""
     uid, _, gid = command.user.partition(":")
-    if (uid, gid) == ("0", "0"):
-        return list(command.argv)
+    options = ["--no-new-privs"] if command.no_new_privs else []
+    if (uid, gid) != ("0", "0"):
+        options += [f"--reuid={uid}", f"--regid={gid}", _groups(int(uid)), "--inh-caps=-all"]
+    return [_SETPRIV, *options, "--", *argv] if options else list(argv)
+
+
+def _groups(uid: int) -> str:
     try:
-        pwd.getpwuid(int(uid))
-        groups = "--init-groups"
+        pwd.getpwuid(uid)
     except KeyError:  # a number without a name has no groups either
-        groups = "--clear-groups"
-    return [_SETPRIV, f"--reuid={uid}", f"--regid={gid}", groups, "--", *command.argv]
+        return "--clear-groups"
+    return "--init-groups"

@@ -15,7 +15,8 @@ from criu_agent.cli.context import Context, verb
 from criu_agent.cli.options import duration, files_choice
 from criu_agent.control import Client
 from criu_agent.errors import Failure, Interrupted, ToolFailed, Usage
-from criu_agent.linux import proc
+from criu_agent.linux import proc, users
+from criu_agent.linux.users import User
 from criu_agent.model import RunSpec
 from criu_agent.supervisor import spawn
 
@@ -52,8 +53,9 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
 @click.option("-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable in the environment")
 @click.option("-l", "--label", multiple=True, metavar="K=V", help="Label the run and its snapshots")
 @click.option(
-    "-u", "--user", metavar="UID[:GID]", help="User of the command; by default who called, through sudo too"
+    "-u", "--user", metavar="USER[:GROUP]", help="User of the command; by default who called, through sudo too"
 )
+@click.option("--no-new-privs", is_flag=True, help="No program in the run gains privileges: sudo does not work")
 @click.option("--net", type=click.Choice(["host"]), default="host", help="Network of the run", show_default=True)
 @click.option("--through", multiple=True, metavar="PATH", help="Write PATH through to the host as well")
 @click.option(
@@ -147,9 +149,10 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
     with_terminal = bool(options["tty"]) or (terminal.is_terminal() and not options["detach"])
     if with_terminal and not options["detach"] and not os.isatty(0):
         raise Usage("--tty needs a terminal on standard input", hint="use --detach --tty, or leave --tty out")
-    user = _user(options["user"])
-    env = {**configuration.user_environment(), **pairs(_texts(options["env"]), inherit=True)}
-    kept = {} if options["no_agent_state"] else _agent_state(context, command, env, user)
+    user = _user(options["user"] or configuration.user_behind_sudo() or f"{os.getuid()}:{os.getgid()}")
+    known = user.environment if options["user"] or configuration.user_behind_sudo() else {}
+    env = {**configuration.user_environment(), **known, **pairs(_texts(options["env"]), inherit=True)}
+    kept = {} if options["no_agent_state"] else _agent_state(context, command, env, user.numbers)
     if options["keep_last"] and not (options["every"] or options["on_idle"]):
         raise Usage(
             "--keep-last is of automatic snapshots", hint="say when they are taken: --every 5m, --on-idle 30s"
@@ -160,8 +163,9 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         argv=command,
         workdir=workdir,
         env=env,
-        user=user,
-        user_namespace=user.partition(":")[0] != "0" and not proc.has_sys_resource(os.getpid()),
+        user=user.numbers,
+        user_namespace=user.uid != 0 and not proc.has_sys_resource(os.getpid()),
+        no_new_privs=bool(options["no_new_privs"]),
         tty=with_terminal,
         stdin_open=bool(options["interactive"]) or not options["detach"],
         through=(workdir, *through, *kept),
@@ -210,13 +214,11 @@ def _require_apart(context: Context, paths: Sequence[str], *, hint: str = "") ->
                 )
 
 
-def _user(value: object) -> str:
-    if not value:
-        return configuration.calling_user()
-    uid, _, gid = str(value).partition(":")
-    if not uid.isdigit() or not (gid or "0").isdigit():
-        raise Usage(f"{value!r} is no user", hint="give numbers, UID or UID:GID")
-    return f"{int(uid)}:{int(gid or uid)}"
+def _user(value: object) -> User:
+    try:
+        return users.find(str(value))
+    except LookupError as error:
+        raise Usage(f"there is no user or group {error}", hint="give names or numbers: USER or USER:GROUP") from error
 
 
 def _forget(context: Context, run_id: str) -> None:
@@ -282,7 +284,7 @@ def _tell_end(context: Context, name: str, ended: terminal.Ended) -> int:
 @click.option("-i", "--interactive", is_flag=True, help="Accepted for docker's sake: input is always passed on")
 @click.option("-w", "--workdir", help="Working directory in the box; the run's by default")
 @click.option("-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable in the environment")
-@click.option("-u", "--user", metavar="UID[:GID]", help="User of the command; the run's by default")
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="User of the command; the run's by default")
 @click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
 @click.pass_obj
 def exec_verb(context: Context, /, run: str, command: tuple[str, ...], **options: object) -> int:
@@ -300,14 +302,15 @@ def exec_verb(context: Context, /, run: str, command: tuple[str, ...], **options
     if with_terminal and not os.isatty(0):
         raise Usage("--tty needs a terminal on standard input", hint="leave --tty out")
     rows, columns = terminal.window() if with_terminal else (24, 80)
+    user = _user(options["user"]) if options["user"] else None
     with Client(found.socket) as client:
         client.send(
             verb="exec",
             argv=command,
             terminal=with_terminal,
             workdir=options["workdir"],
-            env=pairs(_texts(options["env"]), inherit=True),
-            user=_user(options["user"]) if options["user"] else None,
+            env={**(user.environment if user else {}), **pairs(_texts(options["env"]), inherit=True)},
+            user=user.numbers if user else None,
             rows=rows,
             columns=columns,
         )

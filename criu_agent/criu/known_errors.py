@@ -165,6 +165,12 @@ DUMP = (
     ),
     _known(
         "tree",
+        r"SEIZE (?P<pid>\d+): unsupported stop signal 2[12]$",
+        "a background job waits for the terminal (stopped by SIGTTIN or SIGTTOU), which CRIU cannot save",
+        hint="bring it to the foreground (fg) or end it (kill %1), then checkpoint again",
+    ),
+    _known(
+        "tree",
         r"Unable to freeze cgroup (?P<cgroup>\S+)|Timeout reached\. Try to interrupt",
         "the processes did not stand still in time",
         "cgroup {cgroup}",

@@ -129,6 +129,7 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         env={},
         user=_user(run.text("user")),
         user_namespace=run.flag("user_namespace"),
+        no_new_privs=run.flag("no_new_privs") if "no_new_privs" in run.document else False,
         tty=run.flag("tty"),
         stdin_open=run.flag("stdin_open"),
         through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),

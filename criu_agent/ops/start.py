@@ -34,6 +34,7 @@ def start(
             env=spec.env,
             workdir=spec.workdir,
             user=spec.user,
+            no_new_privs=spec.no_new_privs,
             stdio=pipes.ends.stdio() if pipes else None,
             window=window,
         )

@@ -32,6 +32,7 @@ class Guests:
             env={**spec.env, **message["env"]},
             workdir=message["workdir"] or spec.workdir,
             user=message["user"] or spec.user,
+            no_new_privs=spec.no_new_privs,
             stdio=pipes.ends.stdio() if pipes else None,
             window=(int(message.get("rows") or 24), int(message.get("columns") or 80)),
         )

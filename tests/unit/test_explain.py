@@ -35,6 +35,7 @@ SAMPLES = [
     ),
     ("dump", "Zombies with threads are not supported", "a thread of a process has ended", ""),
     ("dump", "Individually stopped threads not supported", "a single thread is stopped", ""),
+    ("dump", "SEIZE 12: unsupported stop signal 21", "a background job waits for the terminal", ""),
     (
         "dump",
         "Unable to freeze cgroup /sys/fs/cgroup/a (3 x 100ms attempts, timeout: 10s)",

@@ -15,6 +15,7 @@ from criu_agent.errors import Usage
 
 _DESCRIPTOR = re.compile(r"/proc/self/fd/([0-9]{1,9})")
 CONFIG_FILE = Path("/etc/criu-agent/config.toml")
+POLICY_FILE = Path("/etc/criu-agent/policy.toml")  # there alone: no setting leads elsewhere (ops.host_policy)
 _KEYS = frozenset(
     {
         "repository",

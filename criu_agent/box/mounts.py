@@ -20,6 +20,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom")
 INIT = "/run/criu-agent/criu-agent-init"  # bound, since its path on the host may differ elsewhere
 _OPAQUE = "trusted.overlay.opaque"
 _RESOLVER = "resolver"
+DEVICE = "dev-"  # begins the key of a device's bind
 # Without index and nfs_export CRIU cannot dump an inotify watch on an overlay (lab/criu.md section 6); without
 # redirect_dir a directory of the host cannot be renamed in the box (EXDEV), which Codex does at its start.
 _OVERLAY_OPTIONS = "index=on,nfs_export=on,redirect_dir=on"
@@ -84,7 +85,7 @@ def system_binds(init: Path, *, user_namespace: bool) -> list[Bind]:
     """
     if not init.is_file():
         raise HostCannot(f"there is no init for the box at {init}", hint="install it with scripts/install-criu")
-    binds = [Bind(key=f"dev-{name}", source=f"/dev/{name}", target=f"/dev/{name}") for name in DEVICES]
+    binds = [Bind(key=f"{DEVICE}{name}", source=f"/dev/{name}", target=f"/dev/{name}") for name in DEVICES]
     binds.append(Bind(key="init", source=str(init), target=INIT))
     if not user_namespace:
         binds.append(Bind(key="sys", source="/sys", target="/sys"))

@@ -32,9 +32,12 @@ class Privileges:
 
     @property
     def within_reach(self) -> int:
-        """The capabilities that it has or may take up without an execve, as bits."""
-        _, permitted, effective, _, _ = self.capabilities
-        return permitted | effective
+        """The capabilities that it has, may take up, or hands on over an execve, as bits.
+
+        Not those of the bounding set: a program with a set-user-ID bit or capabilities of its own may gain these.
+        """
+        inheritable, permitted, effective, _, ambient = self.capabilities
+        return inheritable | permitted | effective | ambient
 
 
 def of_threads(pid: int) -> frozenset[Privileges]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from criu_agent import log, runs
 from criu_agent.box import mounts
-from criu_agent.config import Config
+from criu_agent.config import POLICY_FILE, Config
 from criu_agent.criu import images, terminals, timers
 from criu_agent.criu import restore as criu
 from criu_agent.criu.images import ImageDir
@@ -24,7 +24,7 @@ from criu_agent.fs.difference import Place
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import files, syscalls
 from criu_agent.model import Blob, Contents, RunState, Snapshot, Tree
-from criu_agent.ops import closure, host, live, plan, privileges, safety, saved, through, vault
+from criu_agent.ops import closure, host, host_policy, live, plan, privileges, safety, saved, through, vault
 from criu_agent.repo.reading import Reader
 from criu_agent.repo.repository import Repository
 from criu_agent.repo.specs import has_processes
@@ -72,10 +72,10 @@ def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[
             f"snapshot {snapshot.id[:8]} has files only, no processes",
             hint=f"criu-agent restore --files-only {snapshot.id[:8]} --into DIR",
         )
-    host.require_able(config, manifest)
     run = runs.by_id(config, manifest.run_id)
+    known = _require_able_and_allowed(config, snapshot, run)
     if run is None:
-        runs.create(config, saved.read(config, manifest).spec)
+        runs.create(config, known.spec)
         return manifest.run_id, True
     if run.alive or run.shown_state == "degraded":
         raise Failure(
@@ -85,6 +85,19 @@ def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[
         )
     _require_not_elsewhere(run, snapshot, sure=sure)
     return run.spec.id, False
+
+
+def _require_able_and_allowed(config: Config, snapshot: Snapshot, run: runs.Run | None) -> saved.Saved:
+    """What the manifest says of its run. HostCannot if this host cannot, or may not, have its processes."""
+    host.require_able(config, snapshot.manifest)
+    known = saved.read(config, snapshot.manifest)
+    host_policy.require_allowed(
+        host_policy.read(POLICY_FILE),
+        recorded=known.privileges,
+        through={*known.spec.through, *(run.spec.through if run else ())},
+        devices=[target for key, target in known.mounts.items() if key.startswith(mounts.DEVICE)],
+    )
+    return known
 
 
 def _require_not_elsewhere(run: runs.Run, snapshot: Snapshot, *, sure: bool) -> None:
@@ -141,8 +154,7 @@ def restore(
     """
     repository = vault.open_repository(config, make=False)
     snapshot = repository.read(snapshot_id)
-    host.require_able(config, snapshot.manifest)
-    known = saved.read(config, snapshot.manifest)
+    known = _require_able_and_allowed(config, snapshot, run)
     tip = is_tip(run.state, snapshot)
     reset = [] if tip else [one for one in known.connections if plan.crosses(one)]
     contents = repository.contents(snapshot)

@@ -126,6 +126,14 @@ class Table:
     pieces: tuple[Piece, ...]
 
 
+class Part(NamedTuple):
+    """Neighbouring pages of a blob of the snapshot that a new one is compared with."""
+
+    blob: Blob
+    first: int
+    pages: int
+
+
 class Readable(Protocol):
     def readinto(self, buffer: memoryview, /) -> int | None: ...
 
@@ -136,12 +144,16 @@ class Source:
 
     `stream` is what it is called in every snapshot of the run: the stream of that name in the snapshot before is
     what it is compared with. `runs` numbers its pages; () numbers them by their offsets.
+
+    taken: what need not be read, since that snapshot has it: (its first page in the stream, where it is), ascending.
+    `content` is the rest, and the last page of everything is whole then.
     """
 
     stream: str
     size: int
     content: Readable
     runs: tuple[PageRun, ...] = ()
+    taken: tuple[tuple[int, Part], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

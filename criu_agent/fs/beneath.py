@@ -33,7 +33,8 @@ def directory(root: Path, path: str) -> Iterator[int]:
 
 @contextmanager
 def file(root: Path, path: str) -> Iterator[int]:
-    """A descriptor to read the file `path` in the tree at `root`."""
+    """A descriptor to read the file `path` in the tree at `root`; "" is the root, if that is a file."""
+    root, path = (root, path) if path else (root.parent, root.name)
     parent, name = split(path)
     with directory(root, parent) as at:
         # NONBLOCK: should it be a fifo by now, it must not hold us

@@ -11,6 +11,7 @@ from criu_agent.errors import Corrupt
 from criu_agent.store.document import from_json, to_json
 
 LINE_LIMIT = 64 << 20
+PAGE = 4096  # in a blob the data of each file begin at a multiple of it
 KINDS: Mapping[str, int] = {
     "directory": stat.S_IFDIR,
     "file": stat.S_IFREG,
@@ -25,7 +26,7 @@ _DEVICES = ("character", "block")
 _SIZE_MAX = (1 << 63) - 1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """kind is LINK or a key of KINDS; path is relative to the tree's root, which is ""; times in nanoseconds.
 
@@ -51,6 +52,11 @@ class Entry:
     def length(self) -> int:
         """Bytes of data, without the holes."""
         return sum(length for _, length in self.extents)
+
+    @property
+    def pages(self) -> int:
+        """What its data take in a blob."""
+        return -(-self.length // PAGE)
 
 
 def moved(entry: Entry, below: str, *, blobs: int = 0) -> Entry:

@@ -11,13 +11,14 @@ from typing import Protocol
 
 from criu_agent.errors import Corrupt, Failure
 from criu_agent.fs import beneath
-from criu_agent.fs.entry import KINDS, LINE_LIMIT, LINK, Entry, from_line
+from criu_agent.fs.entry import KINDS, LINE_LIMIT, LINK, PAGE, Entry, from_line
 from criu_agent.fs.scan import is_carried
-from criu_agent.fs.tree import VERSION
+from criu_agent.fs.tree import VERSIONS
 from criu_agent.model import Blob, Tree
-from criu_agent.store.document import behind_version_line
+from criu_agent.store.document import split_version_line
 
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_ROOTS = {1: ("directory",), 2: ("directory", "file")}  # what the root of a tree may be
 _INDEX = "the index of a tree"
 # What the kernel says when a path leads through something that is no directory of ours, or is taken.
 _FORGED = (errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EISDIR, errno.ENAMETOOLONG)
@@ -26,17 +27,18 @@ Stream = Callable[[Blob], Iterator[bytes]]
 
 
 def rebuild(tree: Tree, stream: Stream, into: Path) -> None:
-    """Make the tree in the empty directory `into`. `stream` gives the verified bytes of a blob in pieces.
+    """Make the tree in the empty directory `into`; a single file as the file `into`, which is not there yet.
 
-    Corrupt for an index that breaks a rule of the format, Failure if this file system cannot hold the tree. On
-    either, what was made so far is there: the caller owns `into` and removes it.
+    `stream` gives the verified bytes of a blob in pieces. Corrupt for an index that breaks a rule of the format,
+    Failure if this file system cannot hold the tree. On either, what was made so far is there: the caller owns `into`
+    and removes it.
     """
-    with os.scandir(into) as found:
-        if any(found):
-            raise Failure(f"{into} is not empty")
-    contents = _Contents(tree.blobs, stream)
+    version, found = _read(stream(tree.index))
+    contents = _Contents(tree.blobs, stream, page=1 if version == 1 else PAGE)
+    root = next(found)
+    _require_room(into, root)
     directories: list[Entry] = []
-    for entry in entries(stream(tree.index)):
+    for entry in chain([root], found):
         with _translated(into, entry):
             _make(into, entry, contents)
         if entry.kind == "directory":
@@ -55,10 +57,22 @@ class Contents(Protocol):
         """The data of a file: (offset in the file, bytes)."""
 
 
+def _require_room(into: Path, root: Entry) -> None:
+    if root.kind == "file":
+        if os.path.lexists(into):
+            raise Failure(f"{into} is there already")
+        return
+    with os.scandir(into) as found:
+        if any(found):
+            raise Failure(f"{into} is not empty")
+
+
 class _Contents:
     """The data of all blobs of a tree, each read once and to its end, in the order of the index."""
 
-    def __init__(self, blobs: tuple[Blob, ...], stream: Stream) -> None:
+    def __init__(self, blobs: tuple[Blob, ...], stream: Stream, *, page: int) -> None:
+        """page: the data of each file begin at a multiple of it."""
+        self._page = page
         self._blobs = blobs
         self._stream = stream
         self._number = -1
@@ -68,6 +82,7 @@ class _Contents:
 
     def take(self, entry: Entry) -> Iterator[tuple[int, memoryview]]:
         """The data of a file: (offset in the file, bytes)."""
+        self._skip_padding()
         if entry.blob == self._number + 1 and self._at_end() and entry.blob < len(self._blobs):
             self._number += 1
             self._position = 0
@@ -84,8 +99,14 @@ class _Contents:
                 offset += len(data)
 
     def close(self) -> None:
+        self._skip_padding()
         if not self._at_end() or self._number + 1 != len(self._blobs):
             raise Corrupt(f"{_INDEX} is changed: data of the tree belong to no file")
+
+    def _skip_padding(self) -> None:
+        left = -self._position % self._page
+        while left:
+            left -= len(self._next(left))
 
     def _at_end(self) -> bool:
         return self._number < 0 or self._position == self._blobs[self._number].size
@@ -102,16 +123,26 @@ class _Contents:
 
 def entries(pieces: Iterator[bytes]) -> Iterator[Entry]:
     """The entries in the bytes of an index, the root first. Corrupt for whatever breaks a rule of the format."""
+    return _read(pieces)[1]
+
+
+def _read(pieces: Iterator[bytes]) -> tuple[int, Iterator[Entry]]:
+    """The version of the index, and its entries."""
     lines = _lines(pieces)
-    if behind_version_line(next(lines, b""), "tree", VERSION, _INDEX):
+    version, more = split_version_line(next(lines, b""), "tree", VERSIONS, _INDEX)
+    if more:
         raise Corrupt(f"{_INDEX} is changed: there is more in its first line")
+    return version, _entries(version, lines)
+
+
+def _entries(version: int, lines: Iterator[bytes]) -> Iterator[Entry]:
     root = from_line(next(lines, b""))
-    if root.path or root.kind != "directory":
+    if root.path or root.kind not in _ROOTS[version]:
         raise Corrupt(f"{_INDEX} is changed: it does not begin with the root")
     yield root
     for line in lines:
         entry = from_line(line)
-        if not entry.path:
+        if not entry.path or root.kind == "file":
             raise Corrupt(f"{_INDEX} is changed: it has two roots")
         yield entry
 
@@ -131,9 +162,14 @@ def _lines(pieces: Iterator[bytes]) -> Iterator[bytes]:
         raise Corrupt(f"{_INDEX} is changed: its last line has no end")
 
 
-def _make(into: Path, entry: Entry, contents: _Contents) -> None:
+def _make(into: Path, entry: Entry, contents: Contents) -> None:
+    if not entry.path and entry.kind == "directory":
+        return  # it is there
     if not entry.path:
-        return  # the root is there
+        with beneath.directory(into.parent, "") as at:
+            make_other(at, into.name, entry, contents)
+            dress(at, into.name, entry)
+        return
     parent, name = beneath.split(entry.path)
     with beneath.directory(into, parent) as at:
         if entry.kind == LINK:

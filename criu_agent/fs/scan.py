@@ -3,12 +3,16 @@
 import errno
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
 
 from criu_agent.errors import Failure
-from criu_agent.fs import beneath
+from criu_agent.fs import beneath, listing
 from criu_agent.fs.entry import KINDS, LINK, Entry
+from criu_agent.fs.listing import Left
+from criu_agent.model import Part
 
 KIND = {number: kind for kind, number in KINDS.items()}
 _KEPT = ("security.capability", "system.posix_acl_access", "system.posix_acl_default")
@@ -17,34 +21,29 @@ _KEPT = ("security.capability", "system.posix_acl_access", "system.posix_acl_def
 _DROPPED = tuple(f"trusted.overlay.{name}" for name in ("origin", "uuid", "nlink", "impure", "upper", "index"))
 
 
+class Found(NamedTuple):
+    """A file of a tree: its line, what the index says of it, and where its data are.
+
+    place: where they begin in the spool, or which pages of the snapshot before; None if they are in the file alone.
+    """
+
+    line: bytes
+    entry: Entry
+    place: int | Part | None = None
+
+
 def scan(root: Path) -> tuple[Entry, ...]:
     """Every entry of the tree at `root`, a directory before what is in it, in an order that only names decide.
 
     The tree must not change meanwhile: its owners are frozen or dead. Failure if it cannot be read.
     """
+    lines = listing.read(root, Left()).lines()
     try:
-        return tuple(_walk(root))
+        with Looking(root) as looking:
+            found = [Found(line, looking.entry(line)) for line in sorted(lines, key=order)]
     except OSError as error:
         raise Failure(f"cannot read the files in {root}: {error}") from error
-
-
-def pick(root: Path, paths: Iterable[str]) -> tuple[Entry, ...]:
-    """Entries of these files and directories of the tree at `root`, and of the directories that lead to them.
-
-    paths are relative, and none leads through a symlink. OSError if one is not there.
-    """
-    wanted = {""}
-    for path in paths:
-        while path not in wanted:
-            wanted.add(path)
-            path = beneath.split(path)[0]
-    return tuple(_picked(root, path) for path in sorted(wanted, key=lambda path: path.split("/")))
-
-
-def _picked(root: Path, path: str) -> Entry:
-    parent, name = beneath.split(path)
-    with beneath.directory(root, parent) as at:
-        return _entry(at, name, path, os.stat(name, dir_fd=at, follow_symlinks=False))
+    return tuple(one.entry for one in linked(found, ()))
 
 
 def is_carried(xattr: str) -> bool:
@@ -54,33 +53,71 @@ def is_carried(xattr: str) -> bool:
     return xattr.startswith("user.") or xattr in _KEPT
 
 
-def _walk(root: Path) -> Iterator[Entry]:
-    links: dict[tuple[int, int], str] = {}
-    with beneath.directory(root, "") as at:
-        device = os.fstat(at).st_dev
-        yield _entry(at, ".", "", os.fstat(at))
-    waiting = [""]
-    while waiting:
-        parent = waiting.pop()
-        directories: list[str] = []
-        with beneath.directory(root, parent) as at:
-            with os.scandir(at) as found:
-                names = sorted(entry.name for entry in found)
-            for name in names:
-                status = os.stat(name, dir_fd=at, follow_symlinks=False)
-                path = beneath.joined(parent, name)
-                if status.st_dev != device:
-                    raise Failure(f"another file system is mounted in the tree, on {root / path}")
-                inode = (status.st_dev, status.st_ino)
-                if inode in links:
-                    yield Entry(path=path, kind=LINK, target=links[inode])
-                    continue
-                if stat.S_ISDIR(status.st_mode):
-                    directories.append(path)
-                elif status.st_nlink > 1:
-                    links[inode] = path
-                yield _entry(at, name, path, status)
-        waiting += reversed(directories)
+def order(line: bytes) -> bytes:
+    """The key by which lines are sorted: what is in a directory follows it at once."""
+    return listing.path_of(line).replace(b"/", b"\0")
+
+
+def linked(found: Iterable[Found], mounts: Sequence[str]) -> Iterator[Found]:
+    """The files of a tree, sorted already, with further names of a file as links to the first.
+
+    Left out is what is mounted from elsewhere, unless a directory is, and what lies in no directory of the tree: it
+    was listed while something else was there.
+    """
+    names: dict[tuple[int, int], str] = {}
+    directories = {""}
+    for one in found:
+        path = one.entry.path
+        if path and path.rpartition("/")[0] not in directories:
+            continue
+        if one.entry.kind == "directory":
+            directories.add(path)
+            yield one
+            continue
+        if path in mounts:
+            continue
+        facts = listing.facts(one.line)
+        first = names.setdefault((facts.device, facts.inode), path) if facts.links > 1 else path
+        yield one if first == path else one._replace(entry=Entry(path=path, kind=LINK, target=first))
+
+
+class Looking:
+    """Looks at files of a tree one after the other, quickly if neighbours follow each other. To be closed."""
+
+    def __init__(self, root: Path) -> None:
+        self._only = "" if root.is_dir() else root.name  # the tree is that file alone
+        self._root = root.parent if self._only else root
+        self._parent: str | None = None
+        self._at = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._at >= 0:
+            os.close(self._at)
+
+    def at(self, path: str) -> tuple[int, str]:
+        """A descriptor of the directory that it is in, which is ours, and its name there."""
+        parent, name = ("", self._only) if self._only else beneath.split(path)
+        if parent != self._parent:
+            self._open(parent)
+        return self._at, name
+
+    def entry(self, line: bytes) -> Entry:
+        """What is at the path of a line now."""
+        path = os.fsdecode(listing.path_of(line))
+        at, name = self.at(path)
+        return _entry(at, name, path, os.stat(name, dir_fd=at, follow_symlinks=False))
+
+    def _open(self, parent: str) -> None:
+        with beneath.directory(self._root, parent) as at:
+            new = os.dup(at)
+        if self._at >= 0:
+            os.close(self._at)
+        self._at, self._parent = new, parent
 
 
 def _entry(at: int, name: str, path: str, status: os.stat_result) -> Entry:
@@ -119,7 +156,9 @@ def _extents(at: int, name: str, status: os.stat_result) -> tuple[tuple[int, int
     try:
         while end < status.st_size:
             start = os.lseek(fd, end, os.SEEK_DATA)
-            end = os.lseek(fd, start, os.SEEK_HOLE)
+            if start >= status.st_size:  # it has grown meanwhile
+                break
+            end = min(os.lseek(fd, start, os.SEEK_HOLE), status.st_size)
             extents.append((start, end - start))
     except OSError as error:
         if error.errno != errno.ENXIO:  # no more data behind `end`

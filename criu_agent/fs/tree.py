@@ -1,55 +1,79 @@
-"""Capture a directory tree, such as the upper layer of the box, in two steps (docs/format.md section 7).
+"""Capture a directory tree, such as the upper layer of the box, or a single file (docs/format.md section 7).
 
-`capture` is quick and runs while the tree's owner is frozen; `save` compresses and stores, when it may run again.
+`prepare` looks at everything while the tree's owner still runs, and copies what is new. `capture` is quick and runs
+while he is frozen: it lists the tree again and reads what has changed since. `save` compresses and stores, when he
+may run again. What the snapshot before has of a file that is as it was then is taken over and not read at all.
 """
 
 import errno
 import io
 import os
+import stat
 import tempfile
+import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import TracebackType
 from typing import IO, Self
 
+from criu_agent import log
 from criu_agent.errors import Failure, NoSpace
-from criu_agent.fs import beneath
-from criu_agent.fs.entry import LINE_LIMIT, Entry, to_line
-from criu_agent.fs.scan import scan
-from criu_agent.model import Blob, Source, Tree
+from criu_agent.fs import beneath, listing
+from criu_agent.fs.entry import LINE_LIMIT, PAGE, Entry, to_line
+from criu_agent.fs.listing import Left, Listing
+from criu_agent.fs.scan import Found, Looking, linked, order
+from criu_agent.model import Blob, Part, Source, Tree
 from criu_agent.store.document import version_line
 
-VERSION = 1
+VERSIONS = (1, 2)  # that are read; the last one is written
 _OWN_BLOB = 1 << 20  # a file with that much data does not share its blob
 _GROUP = 256  # of smaller files so many share a blob, on average
-_BLOCK = 4096
+_GROUP_MOST = 1024  # whatever they are called
 _NOT_BETWEEN = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
+# A file that was changed so shortly before it was looked at may be changed again without another time: those of files
+# are as coarse as a tick of the kernel, or two seconds on FAT.
+_RACY = 2_000_000_000  # ns
 
 
 # Stores sources, each read to its end before the next one is asked for; their blobs in the same order.
 Save = Callable[[Iterable[Source]], Sequence[Blob]]
+Known = Callable[[bytes], Found | None]
+Inodes = Callable[[], frozenset[int]]
+NOTHING = Left()
+
+
+def nothing_known(_line: bytes) -> None:
+    """Known for a tree that was never saved."""
+
+
+def nothing_mapped() -> frozenset[int]:
+    """Inodes for a tree of which nobody has a file mapped."""
+    return frozenset()
 
 
 class Capture:
-    """The entries of a tree, and where their contents are: copied to a spool, or still in place.
+    """The files of a tree, and where their contents are: in the snapshot before, copied to a spool, or in place.
 
     The spool is one file without a name, so nothing is left of it whoever dies.
     """
 
-    def __init__(
-        self,
-        root: Path,
-        entries: tuple[Entry, ...],
-        spool: IO[bytes] | None = None,
-        offsets: Mapping[str, int] = MappingProxyType({}),
-    ) -> None:
+    def __init__(self, root: Path, spool: Path | None, *, known: Known, left: Left, mapped: Inodes) -> None:
         self.root = root
-        self.entries = entries
-        self._spool = spool
-        self._offsets = offsets  # of each path's data in the spool
+        self.left = left
+        self._known = known
+        self._mapped = mapped
+        self._spool = _Spool(root, spool) if spool else None
+        self._listing = Listing(outputs=())
+        self._late: list[bytes] = []  # lines of what had to wait for `freeze`
+        self._more: list[bytes] = []  # lines of what is taken though excluded
+        self._found: dict[bytes, Found] = {}
+        self._linked: dict[bytes, Found] = {}  # by what the lines of all names of a file have in common
+        self._settled = 0  # a file that was changed before this time, and is not mapped, is what its line says
+        self._written = frozenset[int]()  # inodes of files that are mapped, and change without a trace in their times
 
     def __enter__(self) -> Self:
         return self
@@ -60,38 +84,199 @@ class Capture:
         if self._spool:
             self._spool.close()
 
-    def pieces(self, entries: Sequence[Entry]) -> Iterator[tuple[int, int, int]]:
-        """(fd, offset, length) of all data of these files. A descriptor is good until the next is asked for."""
-        for entry in entries:
-            if self._spool:
-                yield self._spool.fileno(), self._offsets[entry.path], entry.length
-                continue
-            with beneath.file(self.root, entry.path) as fd:
+    def look_ahead(self) -> None:
+        """List the tree, and take in what need not wait for `freeze`.
+
+        Twice: the first time may take long enough for a change. The second listing is made by several processes, as
+        that of the freeze, which is compared with it.
+        """
+        for _ in range(2):
+            self._list(listing.shared(self._listing))
+            with Looking(self.root) as looking:
+                for line in (lines := sorted(self._listing.lines(), key=order)):
+                    self._take_early(looking, line)
+        self._late = [line for line in lines if line not in self._found]
+
+    def freeze(self, needed: Iterable[str]) -> None:
+        before = self._listing
+        self._list(before)
+        with Looking(self.root) as looking, _read_from(self.root):
+            self._more = list(_though_excluded(looking, self.left.globs, needed))
+            new = [*self._listing.new_lines(before), *self._more]
+            changed = set(map(listing.path_of, new))
+            late = (line for line in self._late if listing.path_of(line) not in changed)
+            for line in sorted((*late, *new), key=order):
+                if line not in self._found:
+                    self._take(looking, line)
+
+    def pick(self, paths: Iterable[str]) -> None:
+        """Take in these files alone, and the directories that lead to them. FileNotFoundError if one is not there."""
+        wanted = {""}
+        for path in paths:
+            while path not in wanted:
+                wanted.add(path)
+                path = beneath.split(path)[0]
+        with Looking(self.root) as looking:
+            for path in wanted:
+                at, name = looking.at(path)
+                line = listing.line_of(os.stat(name, dir_fd=at, follow_symlinks=False), path)
+                self._more.append(line)
+                self._take(looking, line)
+
+    @cached_property
+    def found(self) -> list[Found]:
+        """All files of the tree in the order of the index, their data placed in blobs."""
+        lines = sorted({*self._listing.lines(), *self._more}, key=order)
+        # what is not in `_found` has vanished between its listing and its reading
+        here = (self._found[line] for line in lines if line in self._found)
+        return [one for _, group in _placed(linked(here, self.left.mounts)) for one in group]
+
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        return tuple(one.entry for one in self.found)
+
+    def is_settled(self, line: bytes) -> bool:
+        """Whether a file that has the same line later is the same file."""
+        return listing.ctime_of(line) < self._settled and listing.inode_of(line) not in self._written
+
+    def pieces(self, files: Iterable[Found]) -> Iterator[tuple[int, int, int]]:
+        """(fd, offset, length) of all data of these files, zeros behind each up to the end of a page: fd is -1.
+
+        A descriptor is good until the next is asked for.
+        """
+        for one in files:
+            if isinstance(one.place, int) and self._spool:
+                yield self._spool.fd, one.place, one.entry.length
+            else:
+                with beneath.file(self.root, one.entry.path) as fd:
+                    for offset, length in one.entry.extents:
+                        yield fd, offset, length
+            if padding := -one.entry.length % PAGE:
+                yield -1, 0, padding
+
+    def _list(self, like: Listing) -> None:
+        """What was changed before, and what is mapped, is found out before anything is looked at."""
+        self._settled, self._written = time.time_ns() - _RACY, self._mapped()
+        self._listing = listing.read(self.root, self.left, like=like)
+
+    def _take_early(self, looking: Looking, line: bytes) -> None:
+        if line in self._found:
+            return
+        if known := self._known(line):
+            self._found[line] = known
+        elif self.is_settled(line):
+            try:
+                self._take(looking, line)
+            except NoSpace:
+                raise
+            except (Failure, OSError) as error:  # it is being changed: `freeze` looks at it again
+                log.debug("%s is not read ahead: %s", self.root, error)
+
+    def _take(self, looking: Looking, line: bytes) -> None:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            entry, names = looking.entry(line), line.partition(b"/")[0]
+            first = self._linked.get(names)
+            if first and (first.entry.size, first.entry.extents) == (entry.size, entry.extents):
+                self._found[line] = Found(line, entry, first.place)
+                return
+            place = self._spool.copy(looking, entry) if self._spool and entry.extents else None
+            self._found[line] = Found(line, entry, place)
+            if listing.facts(line).links > 1:
+                self._linked[names] = self._found[line]
+
+
+class _Spool:
+    """Where data are copied to, those of a file one after the other from the start of a block on."""
+
+    def __init__(self, root: Path, directory: Path) -> None:
+        self._root = root
+        self._directory = directory
+        with self._failing():
+            self._file: IO[bytes] = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - see close
+        self.fd = self._file.fileno()
+        self._end = 0
+
+    def close(self) -> None:
+        self._file.close()
+
+    def copy(self, looking: Looking, entry: Entry) -> int:
+        """Copy the data of a file: where they begin."""
+        at, name = looking.at(entry.path)
+        # NONBLOCK: should it be a fifo by now, it must not hold us
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode):
+                raise Failure(f"{self._root / entry.path} was replaced while it was captured")
+            # at a block's start file systems with reflinks can share the data instead of copying it
+            start = end = -(-self._end // PAGE) * PAGE
+            with self._failing():
                 for offset, length in entry.extents:
-                    yield fd, offset, length
+                    _copy(fd, offset, self.fd, end, length)
+                    end += length
+        finally:
+            os.close(fd)
+        self._end = end
+        return start
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            message = f"cannot copy the files of {self._root} to {self._directory}: {error.strerror}"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise NoSpace(message, hint=f"free some space in {self._directory}") from error
+            raise Failure(message) from error
 
 
-def capture(root: Path, *, spool: Path | None) -> Capture:
-    """Take in the tree at `root`, whose owner is frozen or dead.
+def prepare(
+    root: Path,
+    *,
+    spool: Path | None,
+    known: Known = nothing_known,
+    left: Left = NOTHING,
+    mapped: Inodes = nothing_mapped,
+) -> Capture:
+    """Take in as much as is possible of the tree at `root` while its owner still runs; `capture` does the rest.
+
+    known: what the snapshot before has of the file with that line. mapped: says which inodes are mapped for writing
+    by others at the moment. With a spool (a directory with room for the contents of what is not known) the owner may
+    run again after the capture. Failure, with nothing left, if the tree cannot be listed or the spool is full.
+    """
+    made = Capture(root, spool, known=known, left=left, mapped=mapped)
+    try:
+        made.look_ahead()
+    except BaseException:
+        made.__exit__(None, None, None)
+        raise
+    return made
+
+
+def capture(root: Path, *, spool: Path | None, before: Capture | None = None, needed: Iterable[str] = ()) -> Capture:
+    """Take in the tree at `root`, whose owner is frozen or dead. before: what `prepare` made of it.
 
     With a spool (a directory with room for the contents) the owner may run again after this; without one the
-    contents are read in place by `save`, until when the tree must not change. Failure, with nothing left, if
-    it cannot be read or the spool is full.
+    contents are read in place by `save`, until when the tree must not change. needed: paths in the tree that are
+    taken though they are excluded. Failure, with nothing left, if it cannot be read or the spool is full.
     """
-    entries = scan(root)
-    if spool is None:
-        return Capture(root, entries)
+    taken = before or Capture(root, spool, known=nothing_known, left=NOTHING, mapped=nothing_mapped)
     try:
-        with ExitStack() as undo:
-            file = undo.enter_context(tempfile.TemporaryFile(dir=spool))
-            offsets = _copy_contents(root, entries, file.fileno())
-            undo.pop_all()  # from here on the capture owns the spool
-            return Capture(root, entries, file, offsets)
-    except OSError as error:
-        message = f"cannot copy the files of {root} to {spool}: {error.strerror}"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise NoSpace(message, hint=f"free some space in {spool}") from error
-        raise Failure(message) from error
+        taken.freeze(needed)
+    except BaseException:
+        taken.__exit__(None, None, None)
+        raise
+    return taken
+
+
+def pick(root: Path, paths: Iterable[str]) -> Capture:
+    """Take in these files of the tree at `root` alone, and the directories that lead to them.
+
+    paths are relative, and none leads through a symlink. The contents are read in place by `save`. FileNotFoundError
+    if one is not there.
+    """
+    taken = Capture(root, None, known=nothing_known, left=NOTHING, mapped=nothing_mapped)
+    taken.pick(paths)
+    return taken
 
 
 def save(captured: Capture, store: Save, name: str) -> Tree:
@@ -102,16 +287,15 @@ def save(captured: Capture, store: Save, name: str) -> Tree:
 
 def _sources(captured: Capture, name: str) -> Iterator[Source]:
     """The contents in groups, then the index. What a stream is called depends on no other file but the one before."""
-    placed: dict[str, Entry] = {}
-    for number, (stream, group) in enumerate(_groups(captured.entries)):
-        offset = 0
-        for entry in group:
-            placed[entry.path] = replace(entry, blob=number, offset=offset)
-            offset += entry.length
-        yield Source(stream=f"{name}/{stream}", size=offset, content=_Contents(captured.pieces(group)))
-    lines = [version_line("tree", VERSION)]
+    for stream, group in _placed(captured.found):
+        taken, pages = _taken(group)
+        new = captured.pieces(one for one in group if one.entry.extents and not isinstance(one.place, Part))
+        if pages:
+            size = pages * PAGE
+            yield Source(stream=f"{name}/{stream}", size=size, content=_Contents(new), taken=taken)
+    lines = [version_line("tree", VERSIONS[-1])]
     for entry in captured.entries:
-        line = to_line(placed.get(entry.path, entry)) + b"\n"
+        line = to_line(entry) + b"\n"
         if len(line) > LINE_LIMIT:
             raise Failure(f"{captured.root / entry.path} has too many holes to be captured")
         lines.append(line)
@@ -119,30 +303,66 @@ def _sources(captured: Capture, name: str) -> Iterator[Source]:
     yield Source(stream=f"{name}/index", size=len(index), content=io.BytesIO(index))
 
 
-def _groups(entries: Sequence[Entry]) -> Iterator[tuple[str, list[Entry]]]:
-    """The files that share a blob, in order, and what that is called.
+def _taken(group: Sequence[Found]) -> tuple[tuple[tuple[int, Part], ...], int]:
+    """What the snapshot before has of the blob of a group, neighbours together; and how many pages the blob has."""
+    taken: list[tuple[int, Part]] = []
+    page = 0
+    for one in group:
+        if isinstance(one.place, Part):
+            start, last = taken.pop() if taken else (page, one.place._replace(pages=0))
+            if (page, last.blob, last.first + last.pages) == (start + last.pages, *one.place[:2]):
+                taken.append((start, last._replace(pages=last.pages + one.place.pages)))
+            else:
+                taken += [(start, last), (page, one.place)]
+        page += one.entry.pages
+    return tuple(taken), page
+
+
+def _placed(files: Iterable[Found]) -> Iterator[tuple[str, list[Found]]]:
+    """All files, in groups that share a blob, and what that is called. Of those with data, blob and offset are set.
 
     A blob of its own for each of the 30,000 small files of a node_modules would make a long manifest. Where a group
-    ends, and so what the next one is called, depends on names only: a file that changes does not move the contents of
-    the groups after it.
+    ends, and so what the next one is called, depends on names only: a file that changes moves no other group.
     """
-    group: list[Entry] = []
+    group: list[Found] = []
+    blob = offset = count = 0
     before = ""  # the file that ended the group before
-    for entry in entries:
-        if not entry.extents:
-            continue
+    for one in files:
+        entry = one.entry
         if entry.length >= _OWN_BLOB:
             if group:
                 yield f"after/{before}", group
-            yield f"file/{entry.path}", [entry]
-            group, before = [], entry.path
+            blob, before = blob + bool(count), entry.path
+            yield f"file/{before}", [one._replace(entry=replace(entry, blob=blob, offset=0))]
+            group, blob, offset, count = [], blob + 1, 0, 0
             continue
-        group.append(entry)
-        if zlib.crc32(os.fsencode(entry.path)) % _GROUP == 0:
+        group.append(one._replace(entry=replace(entry, blob=blob, offset=offset)) if entry.extents else one)
+        offset, count = offset + entry.pages * PAGE, count + bool(entry.extents)
+        if entry.extents and (zlib.crc32(os.fsencode(entry.path)) % _GROUP == 0 or count == _GROUP_MOST):
             yield f"after/{before}", group
-            group, before = [], entry.path
+            group, blob, offset, count, before = [], blob + 1, 0, 0, entry.path
     if group:
         yield f"after/{before}", group
+
+
+def _though_excluded(looking: Looking, globs: Sequence[str], paths: Iterable[str]) -> Iterator[bytes]:
+    """The lines of these paths and of what lies above them, where they are excluded."""
+    for path in paths:
+        parts = path.split("/")
+        above = ["/".join(parts[: count + 1]) for count in range(len(parts))]
+        for one in above:
+            if listing.is_excluded(one, globs):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    at, name = looking.at(one)
+                    yield listing.line_of(os.stat(name, dir_fd=at, follow_symlinks=False), one)
+
+
+@contextmanager
+def _read_from(root: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise Failure(f"cannot read the files in {root}: {error}") from error
 
 
 class _Contents:
@@ -163,28 +383,15 @@ class _Contents:
             self._fd, self._offset, self._left = next(self._pieces, (-1, 0, 0))
         if not self._left:
             return 0
-        count = os.preadv(self._fd, [buffer[: self._left]], self._offset)
+        buffer = buffer[: self._left]
+        if self._fd < 0:
+            buffer[:] = bytes(len(buffer))
+        count = os.preadv(self._fd, [buffer], self._offset) if self._fd >= 0 else len(buffer)
         if not count:
             raise Failure("a file became shorter while it was captured")
         self._offset += count
         self._left -= count
         return count
-
-
-def _copy_contents(root: Path, entries: Sequence[Entry], spool: int) -> dict[str, int]:
-    """Write the data of all files to the spool, and say where each begins."""
-    offsets: dict[str, int] = {}
-    end = 0
-    for entry in entries:
-        if not entry.extents:
-            continue
-        # at a block's start file systems with reflinks can share the data instead of copying it
-        offsets[entry.path] = end = -(-end // _BLOCK) * _BLOCK
-        with beneath.file(root, entry.path) as fd:
-            for offset, length in entry.extents:
-                _copy(fd, offset, spool, end, length)
-                end += length
-    return offsets
 
 
 def _copy(source: int, offset: int, target: int, at: int, length: int) -> None:

@@ -21,8 +21,7 @@ from criu_agent.box.mounts import Layout
 from criu_agent.errors import Corrupt, Failure, HostCannot
 from criu_agent.fs import beneath
 from criu_agent.fs.rebuild import rebuild
-from criu_agent.fs.scan import pick
-from criu_agent.fs.tree import Capture
+from criu_agent.fs.tree import Capture, pick
 from criu_agent.linux import elf, files, syscalls
 from criu_agent.model import Contents
 from criu_agent.ops.facts import MEMFD, Facts
@@ -91,7 +90,7 @@ class Closure:
     def capture(self) -> Capture:
         """The files, to be read in place. Failure if one has gone since: `check` tells of those that changed."""
         try:
-            return Capture(self._root, pick(self._root, (path.lstrip("/") for path in self._used)))
+            return pick(self._root, (path.lstrip("/") for path in self._used))
         except OSError as error:
             raise _changed(error.filename or "a file") from error
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from blake3 import blake3
 
 from criu_agent import log
-from criu_agent.model import Extent, PageRun, Piece
+from criu_agent.model import Blob, Extent, PageRun, Piece
 from criu_agent.repo.compare import HASH, Known, Run
 from criu_agent.repo.table import ZEROS
 from criu_agent.repo.windows import windows
@@ -36,6 +36,10 @@ class Hashed:
     extents: tuple[Extent, ...]
     windows: bytes
     pages: bytes
+
+    @property
+    def blob(self) -> Blob:
+        return Blob(size=self.size, extents=self.extents)
 
 
 def known_windows(stream: Hashed, pieces: Sequence[Piece]) -> dict[int, Known]:

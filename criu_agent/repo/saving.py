@@ -4,20 +4,20 @@ One thread reads batches of windows into buffers that are used again and again; 
 (repo.compare); packs are sealed and put meanwhile (repo.packs).
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from queue import SimpleQueue
 
 from criu_agent.errors import Failure
-from criu_agent.model import Blob, Extent, Pack, PageRun, Piece, Readable, Source, Table
+from criu_agent.model import Blob, Extent, Pack, PageRun, Part, Piece, Readable, Source, Table, Tree
 from criu_agent.repo import pages
 from criu_agent.repo.compare import Keys, Known, Packed, Run, Slot, pack
 from criu_agent.repo.packs import Writer
 from criu_agent.repo.pages import Hashed, known_windows
-from criu_agent.repo.table import ZEROS
-from criu_agent.repo.windows import Window, batches, runs_of, windows
+from criu_agent.repo.table import ZEROS, part
+from criu_agent.repo.windows import PAGE, Window, batches, page_count, runs_of, windows
 from criu_agent.repo.workers import WORKERS, Advance, in_order, nothing
 
 _SLOTS = WORKERS + 1  # one is filled while the others are worked on
@@ -25,9 +25,10 @@ _SLOTS = WORKERS + 1  # one is filled while the others are worked on
 
 @dataclass(frozen=True, kw_only=True)
 class Parent:
-    """The snapshot before: its table, and its page hashes if this host has them."""
+    """The snapshot before: its table and trees, and its page hashes if this host has them."""
 
     table: Table
+    trees: Mapping[str, Tree] = field(default_factory=dict)
     hashed: dict[str, Hashed] | None = None
 
 
@@ -96,10 +97,12 @@ class Saving:
 
     def _tasks(self, sources: Iterable[Source], streams: list[_Stream]) -> Generator[_Task, None, None]:
         for source in sources:
-            stream = _Stream(source=source, runs=runs_of(source))
+            stream = _Stream(
+                source=source, runs=((0, page_count(_unread(source))),) if source.taken else runs_of(source)
+            )
             streams.append(stream)
-            known = self._known(source.stream)
-            for batch in batches(windows(source.size, stream.runs)):
+            known = {} if source.taken else self._known(source.stream)
+            for batch in batches(windows(_unread(source), stream.runs)):
                 slot = self._slots.take()
                 _fill(source.content, memoryview(slot.buffer)[: sum(window.length for window in batch)], source)
                 before = [known.get(window.number) for window in batch]
@@ -125,6 +128,8 @@ class Saving:
         stream.pages.append(packed.pages)
 
     def _blob(self, stream: _Stream) -> Blob:
+        if stream.source.taken:
+            return self._with_taken(stream)
         blob = Blob(size=stream.source.size, extents=tuple(stream.extents))
         self._hashed[stream.source.stream] = Hashed(
             size=blob.size,
@@ -134,6 +139,27 @@ class Saving:
             pages=b"".join(stream.pages),
         )
         return blob
+
+    def _with_taken(self, stream: _Stream) -> Blob:
+        """What was read of a stream, and between it what the parent has of it."""
+        source, extents = stream.source, list[Extent]()
+        at = read = 0
+        for page, taken in source.taken:
+            _append(extents, self._runs(part(stream.extents, read, page - at), new=True), self._table)
+            _append(extents, self._runs(part(taken.blob.extents, taken.first, taken.pages)), self._table)
+            at, read = page + taken.pages, read + page - at
+        _append(extents, self._runs(part(stream.extents, read, page_count(source.size) - at), new=True), self._table)
+        blob = Blob(size=source.size, extents=tuple(extents))
+        hashed = self._parent.hashed.get(source.stream) if self._parent and self._parent.hashed else None
+        whole = Part(hashed.blob, 0, page_count(blob.size)) if hashed else None
+        if hashed and source.taken == ((0, whole),):  # the next snapshot may find a page of it changed
+            self._hashed[source.stream] = replace(hashed, extents=blob.extents)
+        return blob
+
+    def _runs(self, extents: Iterable[Extent], *, new: bool = False) -> Iterator[Run]:
+        """Extents of the new table, or of the parent's, as runs."""
+        pieces = self._table.pieces if new else self._parent.table.pieces if self._parent else ()
+        return (("" if piece == ZEROS else pieces[piece].name, first, count) for piece, first, count in extents)
 
 
 class _Table:
@@ -145,6 +171,10 @@ class _Table:
         self._numbers: dict[str, int] = {}
         self._pieces: list[Piece] = []
         self._packs: dict[str, int] = {}
+
+    @property
+    def pieces(self) -> Sequence[Piece]:
+        return self._pieces
 
     def has(self, name: str) -> bool:
         return name in self._numbers or name in self._old
@@ -193,6 +223,11 @@ def _append(extents: list[Extent], runs: Iterable[Run], table: _Table) -> None:
                 extents[-1] = (piece, start, length + count)
                 continue
         extents.append((piece, first, count))
+
+
+def _unread(source: Source) -> int:
+    """Bytes of it that are in its content."""
+    return source.size - PAGE * sum(taken.pages for _, taken in source.taken)
 
 
 def _fill(content: Readable, view: memoryview, source: Source) -> None:

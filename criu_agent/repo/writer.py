@@ -1,6 +1,6 @@
 """Write one snapshot of a run: packs, then its manifest, then the head (docs/format.md, commit)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -10,7 +10,7 @@ from blake3 import blake3
 
 from criu_agent import log
 from criu_agent.errors import Corrupt, HostCannot, NotFound
-from criu_agent.model import Blob, Contents, Manifest, Snapshot, Source
+from criu_agent.model import Blob, Contents, Manifest, Snapshot, Source, Tree
 from criu_agent.repo import catalogue, envelope, locks, manifest, packs, pages, seal
 from criu_agent.repo.catalogue import Name
 from criu_agent.repo.heads import Overtaken
@@ -35,7 +35,9 @@ class Writer:
         for left in catalogue.uncommitted(catalogue.names(repository.store, run_id), run_id, self._head):
             repository.store.delete(left.object)
         self._packs = packs.Writer(repository.store, run_id, partial(seal.seal, self._keys))
-        self._saving = Saving(key=self._keys.name, writer=self._packs, parent=self._parent(parent))
+        before = self._parent(parent)
+        self.trees: Mapping[str, Tree] = before.trees if before else {}  # of the parent: what can be taken from it
+        self._saving = Saving(key=self._keys.name, writer=self._packs, parent=before)
 
     @property
     def sequence(self) -> int:
@@ -93,12 +95,12 @@ class Writer:
             snapshot = self._repository.read(snapshot_id)
             if snapshot.manifest.run_id != self._run_id or snapshot.generation != self._keys.generation:
                 return None
-            table = self._repository.contents(snapshot).table
+            contents = self._repository.contents(snapshot)
         except (NotFound, Corrupt, HostCannot) as error:
             log.info("everything is stored anew: %s", error.message)
             return None
         hashed = pages.read(self._hashes, snapshot_id, self._keys.name) if self._hashes else None
-        return Parent(table=table, hashed=hashed)
+        return Parent(table=contents.table, trees=contents.trees, hashed=hashed)
 
 
 @contextmanager

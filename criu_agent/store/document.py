@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from criu_agent.errors import Corrupt, HostCannot
@@ -18,15 +19,21 @@ def behind_version_line(data: bytes, kind: str, version: int, what: str) -> byte
 
     Corrupt for a line of another shape, HostCannot for another version; `what` names the object in both.
     """
+    return split_version_line(data, kind, (version,), what)[1]
+
+
+def split_version_line(data: bytes, kind: str, versions: Sequence[int], what: str) -> tuple[int, bytes]:
+    """As `behind_version_line`, for what may have one of several versions, the newest last: it, and what follows."""
     match = _VERSION_LINE.match(data)
     if not match or match[1] != kind.encode():
         raise Corrupt(f"{what} is changed: it does not begin as a {kind} does")
-    if int(match[2]) != version:
+    version = int(match[2])
+    if version not in versions:
         raise HostCannot(
-            f"{what} has format {int(match[2])}, this criu-agent reads up to {version}",
+            f"{what} has format {version}, this criu-agent reads up to {versions[-1]}",
             hint="upgrade criu-agent on this host",
         )
-    return data[match.end() :]
+    return version, data[match.end() :]
 
 
 def to_json(value: object) -> bytes:

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 
 from criu_agent.model import Blob, Source
-from criu_agent.repo.windows import page_count
+from criu_agent.repo.table import part
+from criu_agent.repo.windows import PAGE, page_count
 
 _PIECE = 1 << 20
 
@@ -31,10 +32,19 @@ class Shelf:
 
     def _put(self, source: Source) -> Blob:
         self.streams.append(source.stream)
-        buffer = bytearray(source.size)
+        buffer = bytearray(source.size - sum(part.pages for _, part in source.taken) * PAGE)
         view = memoryview(buffer)
         while view:
             count = source.content.readinto(view)
             assert count, f"{source.stream} ended early"
             view = view[count:]
-        return self.put(bytes(buffer))
+        return self._with_taken(source, self.put(bytes(buffer))) if source.taken else self.put(bytes(buffer))
+
+    def _with_taken(self, source: Source, new: Blob) -> Blob:
+        """All blobs are of one shelf: what is taken over keeps its place."""
+        pages = [(number, first + page) for number, first, count in new.extents for page in range(count)]
+        for at, part_ in source.taken:
+            old = part(part_.blob.extents, part_.first, part_.pages)
+            pages[at:at] = [(number, first + page) for number, first, count in old for page in range(count)]
+        assert len(pages) * PAGE == source.size
+        return Blob(size=source.size, extents=tuple((number, page, 1) for number, page in pages))

@@ -187,8 +187,8 @@ def test_data_that_fit_are_written_where_they_belong(into: Path, shelf: Shelf) -
 
 
 def test_an_index_of_a_later_version_is_refused_before_it_is_read(into: Path, shelf: Shelf) -> None:
-    tree = Tree(index=blob_of(shelf, b"criu-agent tree 2\n\xff garbage"), blobs=())
-    with pytest.raises(HostCannot, match="format 2, this criu-agent reads up to 1"):
+    tree = Tree(index=blob_of(shelf, b"criu-agent tree 3\n\xff garbage"), blobs=())
+    with pytest.raises(HostCannot, match="format 3, this criu-agent reads up to 2"):
         rebuild(tree, shelf.stream, into)
 
 

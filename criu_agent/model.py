@@ -45,6 +45,7 @@ class RunSpec:
     # Those of them that known agents keep (ops.agents): path to "directory" or "file".
     agent_state: Mapping[str, str] = field(default_factory=dict)
     backing: Mapping[str, str] = field(default_factory=dict)  # of those that lie elsewhere on this host: where
+    exclude: tuple[str, ...] = ()  # globs of what is written through and in no snapshot, besides those for all runs
     labels: Mapping[str, str] = field(default_factory=dict)
     repository: str = ""  # URL or path of the repository that snapshots go to
     endpoint_url: str = ""  # of its S3 service; "": as the environment says

@@ -182,7 +182,8 @@ def _read(config: Config, run_id: str) -> Run | None:
     path = directory(config, run_id)
     try:
         saved = json.loads((path / "run.json").read_bytes())
-        spec = RunSpec(**{**saved, "argv": tuple(saved["argv"]), "through": tuple(saved["through"])})
+        lists = {key: tuple(saved.get(key, ())) for key in ("argv", "through", "exclude")}
+        spec = RunSpec(**{**saved, **lists})
         state = _read_state(path / "state.json")
     except (FileNotFoundError, NotADirectoryError):
         return None  # being made or removed just now

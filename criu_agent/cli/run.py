@@ -61,6 +61,12 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
 @click.option(
     "--no-agent-state", is_flag=True, help="Do not write through what known agents keep in ~: ~/.claude ..."
 )
+@click.option(
+    "--exclude",
+    multiple=True,
+    metavar="GLOB",
+    help="Keep files of that name out of snapshots; with a slash: of that path in what is written through",
+)
 @click.option("--every", metavar="TIME", help="Take a snapshot every 90s, 5m, 2h, 1d while it runs")
 @click.option("--on-idle", metavar="TIME", help="Take one when it has been idle for so long: 30s")
 @click.option(
@@ -170,6 +176,7 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         stdin_open=bool(options["interactive"]) or not options["detach"],
         through=(workdir, *through, *kept),
         agent_state=kept,
+        exclude=_globs(_texts(options["exclude"])),
         labels=pairs(_texts(options["label"])),
         **runs.repository_of(context.config),
         remove_on_exit=bool(options["remove"]),
@@ -193,6 +200,13 @@ def _agent_state(context: Context, command: Sequence[str], env: dict[str, str], 
 
 def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
+
+
+def _globs(values: Sequence[str]) -> tuple[str, ...]:
+    for value in values:
+        if not value.strip("/") or "\0" in value or value.startswith("./") or ".." in value.split("/"):
+            raise Usage(f"{value!r} is no glob of --exclude", hint="give a name, '*.log', or a path, 'build/*'")
+    return tuple(values)
 
 
 def _stem(program: str) -> str:

@@ -51,7 +51,7 @@ class Entry:
     @property
     def length(self) -> int:
         """Bytes of data, without the holes."""
-        return sum(length for _, length in self.extents)
+        return self.extents[0][1] if len(self.extents) == 1 else sum(length for _, length in self.extents)
 
     @property
     def pages(self) -> int:

@@ -76,9 +76,12 @@ def linked(found: Iterable[Found], mounts: Sequence[str]) -> Iterator[Found]:
             continue
         if path in mounts:
             continue
+        if listing.links_of(one.line) == 1:
+            yield one
+            continue
         facts = listing.facts(one.line)
-        first = names.setdefault((facts.device, facts.inode), path) if facts.links > 1 else path
-        yield one if first == path else one._replace(entry=Entry(path=path, kind=LINK, target=first))
+        first = names.setdefault((facts.device, facts.inode), path)
+        yield one if first == path else one._replace(entry=Entry(path=path, kind=LINK, target=first), place=None)
 
 
 class Looking:

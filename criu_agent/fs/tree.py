@@ -84,7 +84,7 @@ class Capture:
         if self._spool:
             self._spool.close()
 
-    def look_ahead(self) -> None:
+    def look_ahead(self, check: Callable[[], object]) -> None:
         """List the tree, and take in what need not wait for `freeze`.
 
         Twice: the first time may take long enough for a change. The second listing is made by several processes, as
@@ -94,6 +94,7 @@ class Capture:
             self._list(listing.shared(self._listing))
             with Looking(self.root) as looking:
                 for line in (lines := sorted(self._listing.lines(), key=order)):
+                    check()
                     self._take_early(looking, line)
         self._late = [line for line in lines if line not in self._found]
 
@@ -123,13 +124,24 @@ class Capture:
                 self._more.append(line)
                 self._take(looking, line)
 
-    @cached_property
-    def found(self) -> list[Found]:
+    @property
+    def found(self) -> Iterator[Found]:
         """All files of the tree in the order of the index, their data placed in blobs."""
+        return (one for _, group in self.groups for one in group)
+
+    @cached_property
+    def groups(self) -> list[tuple[str, list[Found]]]:
+        """The same by the blobs that they share, and what these are called."""
         lines = sorted({*self._listing.lines(), *self._more}, key=order)
         # what is not in `_found` has vanished between its listing and its reading
         here = (self._found[line] for line in lines if line in self._found)
-        return [one for _, group in _placed(linked(here, self.left.mounts)) for one in group]
+        return list(_placed(linked(here, self.left.mounts)))
+
+    @property
+    def unread(self) -> int:
+        """Bytes that `save` reads."""
+        pages = (one.entry.pages for one in self.found if not isinstance(one.place, Part))
+        return sum(pages) * PAGE
 
     @property
     def entries(self) -> tuple[Entry, ...]:
@@ -181,7 +193,7 @@ class Capture:
                 return
             place = self._spool.copy(looking, entry) if self._spool and entry.extents else None
             self._found[line] = Found(line, entry, place)
-            if listing.facts(line).links > 1:
+            if listing.links_of(line) > 1:
                 self._linked[names] = self._found[line]
 
 
@@ -236,16 +248,18 @@ def prepare(
     known: Known = nothing_known,
     left: Left = NOTHING,
     mapped: Inodes = nothing_mapped,
+    check: Callable[[], object] = tuple,
 ) -> Capture:
     """Take in as much as is possible of the tree at `root` while its owner still runs; `capture` does the rest.
 
-    known: what the snapshot before has of the file with that line. mapped: says which inodes are mapped for writing
-    by others at the moment. With a spool (a directory with room for the contents of what is not known) the owner may
-    run again after the capture. Failure, with nothing left, if the tree cannot be listed or the spool is full.
+    known: what the snapshot before has of the file with that line. mapped: which inodes others have mapped shared at
+    the moment. check is called before each file, and may raise. With a spool (a directory with room for the contents
+    of what is not known) the owner may run again after the capture. Failure, with nothing left, if the tree cannot be
+    listed or the spool is full.
     """
     made = Capture(root, spool, known=known, left=left, mapped=mapped)
     try:
-        made.look_ahead()
+        made.look_ahead(check)
     except BaseException:
         made.__exit__(None, None, None)
         raise
@@ -287,7 +301,7 @@ def save(captured: Capture, store: Save, name: str) -> Tree:
 
 def _sources(captured: Capture, name: str) -> Iterator[Source]:
     """The contents in groups, then the index. What a stream is called depends on no other file but the one before."""
-    for stream, group in _placed(captured.found):
+    for stream, group in captured.groups:
         taken, pages = _taken(group)
         new = captured.pieces(one for one in group if one.entry.extents and not isinstance(one.place, Part))
         if pages:

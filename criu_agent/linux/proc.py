@@ -30,6 +30,7 @@ CAP_SYS_RESOURCE = 24  # linux/capability.h
 _PF_EXITING = 0x4  # linux/sched.h
 _GONE = (FileNotFoundError, ProcessLookupError)
 _OCTAL = re.compile(r"\\([0-7]{3})")
+_SHARED = re.compile(r"^\S+ \S{3}s \S+ \S+ ([0-9]+)", re.MULTILINE)  # a line of maps
 _DELETED = " (deleted)"
 
 
@@ -326,6 +327,15 @@ def maps(pid: int) -> list[MappedFile]:
             span, perms, _, device, inode, path = fields
             found.append(MappedFile(range=span, perms=perms, device=device, inode=int(inode), path=path))
     return found
+
+
+def shared_inodes(pid: int) -> set[int]:
+    """The inodes of files that the process has mapped shared, whatever it may do there at the moment."""
+    try:
+        lines = _of(pid, "maps")
+    except OSError:
+        return set()
+    return set(map(int, _SHARED.findall(lines)))
 
 
 def write_sealed(pid: int, mapping: MappedFile) -> bool:

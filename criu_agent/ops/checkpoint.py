@@ -18,10 +18,9 @@ from criu_agent.criu.command import NetworkLock
 from criu_agent.criu.dump import Cancel, Dump
 from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure, NoSpace, Refused
-from criu_agent.fs import tree
 from criu_agent.linux import nft
 from criu_agent.model import PlanRow, RunSpec
-from criu_agent.ops import closure, facts, host, plan, privileges, vault
+from criu_agent.ops import closure, facts, host, plan, privileges, trees, vault
 from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
 from criu_agent.ops.save import Instant, Request, Terminal, save
@@ -99,12 +98,8 @@ def checkpoint(
     progress("plan", 0, 0)
     here = host.facts(live.config)
     found = look(live)
-    rows = judge(live, found)
-    plan.check(rows)
-    connections = plan.connections(found)
-    lock: NetworkLock = "nftables" if any(plan.crosses(one) for one in connections) else "skip"
-    room = images.capacity(found.memory)
-    images.check_memory(room)
+    plan.check(judge(live, found))
+    images.check_memory(images.capacity(found.memory))
     # Once it has snapshots it must be there: who unmounts it must not find the next ones somewhere else.
     repository = vault.open_repository(live.config, make=not request.parent)
     writing = vault.writing(live.config, repository, live.spec.id, "checkpoint", parent=request.base)
@@ -114,12 +109,23 @@ def checkpoint(
         cancel.check()
         progress(phase, done, total)
 
-    progress("dump", 0, 0)
+    progress("prepare", 0, 0)
     with ExitStack() as stack:
         writer = stack.enter_context(writing)
+        files = stack.enter_context(
+            trees.ahead(live, writer, parent=request.base, stop=request.stop, check=cancel.check)
+        )
+        found = look(live)  # again: to look at many files takes a while
+        rows = judge(live, found)
+        plan.check(rows)
+        connections = plan.connections(found)
+        lock: NetworkLock = "nftables" if any(plan.crosses(one) for one in connections) else "skip"
+        room = images.capacity(found.memory)
+        images.check_memory(room)
         used = stack.enter_context(Closure(live.root_pid, live.layout, live.directory / closure.NAME))
         used.add(found)
         phases.end("prepare")
+        progress("dump", 0, 0)
         stack.enter_context(_continued(live, found, request))
         image_dir = stack.enter_context(ImageDir(live.runtime / "images", room))
         with Dump(
@@ -135,9 +141,9 @@ def checkpoint(
         ) as dump:
             terminals.name_sessions(image_dir.path, live.root_pid)
             phases.end("dump")
-            found = look(live)  # of this instant: some may have come since the plan
-            connections = plan.connections(found)
-            used.add(found)
+            frozen = look(live)
+            connections = plan.connections(frozen)  # of this instant: some may have come since the plan
+            used.add(frozen)
             if lock == "skip" and any(plan.crosses(one) for one in connections):
                 raise Refused("a connection was opened at this very moment", hint="try again")
             instant = Instant(
@@ -146,12 +152,9 @@ def checkpoint(
                 terminal=save_terminal(),
                 connections=connections,
                 network={"lock": lock, "table": _table(dump) if lock == "nftables" else ""},
-                privileges=privileges.saved(privileges.of_tree(found.processes)),
+                privileges=privileges.saved(privileges.of_tree(frozen.processes)),
             )
-            # A tree that runs on changes its files at once: they are copied. A stopped one's are read in place.
-            spool = None if request.stop else live.directory
-            roots = {"upper": live.layout.upper, **live.layout.through()}
-            files = {name: stack.enter_context(tree.capture(root, spool=spool)) for name, root in roots.items()}
+            trees.freeze(live, files, frozen)
             phases.end("files")
             if request.stop:  # kept frozen until its successor is durable
                 snapshot = save(live, request, writer, image_dir, files, used, instant, stored)
@@ -223,7 +226,8 @@ def look(live: Live) -> facts.Facts:
 def judge(live: Live, found: facts.Facts) -> list[PlanRow]:
     """What a checkpoint would do with each of them."""
     externals = frozenset(live.layout.dump_externals())
-    return plan.judge(found, externals=externals, stdio_pipes=stdio_pipes(live), written=_written(live.spec))
+    rows = plan.judge(found, externals=externals, stdio_pipes=stdio_pipes(live), written=_written(live.spec))
+    return [*rows, *trees.rows(live)]
 
 
 def _written(spec: RunSpec) -> dict[str, str]:

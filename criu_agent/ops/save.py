@@ -1,7 +1,7 @@
 """Put what a checkpoint took into the repository; the manifest last."""
 
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from criu_agent.criu import pagemap
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
 from criu_agent.model import Contents, Host, Manifest, Snapshot, Source, Table
-from criu_agent.ops import automatic, closure
+from criu_agent.ops import automatic, closure, trees
 from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
 from criu_agent.repo.policy import AUTOMATIC
@@ -59,7 +59,7 @@ def save(
     request: Request,
     writer: Writer,
     image_dir: ImageDir,
-    files: Mapping[str, tree.Capture],
+    files: trees.Captures,
     used: Closure,
     instant: Instant,
     progress: Progress,
@@ -67,22 +67,22 @@ def save(
     """Store images, files and terminal, then the manifest. An error leaves packs that no snapshot names."""
     names = [path.name for path in image_dir.files()]
     in_images = sum((image_dir.path / name).stat().st_size for name in names)
-    in_files = sum(entry.length for captured in files.values() for entry in captured.entries)
+    in_files = sum(capture.unread for capture in files.values())
     advance = counter("store", in_images + in_files, progress)
     images = writer.save(_images(image_dir, names), advance=advance)
-    store = partial(writer.save, advance=advance)
-    trees = {name: tree.save(captured, store, name=name) for name, captured in files.items()}
-    trees[closure.NAME] = tree.save(used.capture(), writer.save, name=closure.NAME)
+    saved = {name: tree.save(one, partial(writer.save, advance=advance), name=name) for name, one in files.items()}
+    saved[closure.NAME] = tree.save(used.capture(), writer.save, name=closure.NAME)
     used.check()
     attached = {"scrollback": instant.terminal.scrollback, closure.NAME: used.list()}
     sources = [Source(stream=name, size=len(data), content=io.BytesIO(data)) for name, data in attached.items()]
     contents = Contents(
         table=Table(packs=(), pieces=()),
         images=dict(zip(names, images, strict=True)),
-        trees=trees,
+        trees=saved,
         attachments=dict(zip(attached, writer.save(sources), strict=True)),
     )
     snapshot = writer.commit(_manifest(live, request, instant), contents)
+    trees.remember(live, snapshot.id, files)
     used.remember()
     return snapshot
 
@@ -127,6 +127,7 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
                 "stdin_open": spec.stdin_open,
                 "through": list(spec.through),
                 "agent_state": dict(spec.agent_state),
+                "exclude": list(spec.exclude),
                 "started": spec.created,
                 **automatic.saved(spec),
             },
@@ -134,13 +135,9 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
             "terminal": instant.terminal.saved,
             "connections": instant.connections,
             "network": instant.network,
+            "captured": trees.captured(live),
             "privileges": instant.privileges,
             "mounts": {bind.key: bind.target for bind in live.layout.binds},
-            "captured": {
-                bind.key: {"path": bind.target, "excluded": []}
-                for bind in live.layout.binds
-                if bind.key in live.layout.through()
-            },
         },
     )
 

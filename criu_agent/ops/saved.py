@@ -96,7 +96,7 @@ def _captured(fields: Fields) -> Captured:
     path = _path(fields, "path")
     if path == "/":
         _wrong("a tree of its files is the whole root")
-    return Captured(path=path, excluded=fields.texts("excluded"))
+    return Captured(path=path, excluded=_globs(fields, "excluded"))
 
 
 def layer(contents: Contents) -> Tree:
@@ -134,6 +134,7 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         stdin_open=run.flag("stdin_open"),
         through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),
         agent_state=_agent_state(run),
+        exclude=_globs(run, "exclude") if "exclude" in run.document else (),
         labels=manifest.labels,
         **runs.repository_of(config),
         created=run.time("started"),
@@ -213,6 +214,13 @@ def _network_lock(fields: Fields) -> NetworkLock:
     if lock != "skip":
         _wrong(f"{lock!r} is no lock of its network")
     return "skip"
+
+
+def _globs(fields: Fields, key: str) -> tuple[str, ...]:
+    globs = fields.texts(key)
+    if any("\0" in glob or not glob.strip("/") for glob in globs):
+        _wrong(f"{key!r} has no globs")
+    return globs
 
 
 def _path(fields: Fields, key: str) -> str:

@@ -27,8 +27,9 @@ class Shelf:
     def stream(self, blob: Blob) -> Iterator[bytes]:
         for number, first, count in blob.extents:
             whole = self.data[number]
-            for at in range(first, min(first + count * 4096, len(whole)), _PIECE):
-                yield whole[at : at + _PIECE]
+            end = min((first + count) * PAGE, len(whole))
+            for at in range(first * PAGE, end, _PIECE):
+                yield whole[at : min(at + _PIECE, end)]
 
     def _put(self, source: Source) -> Blob:
         self.streams.append(source.stream)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from criu_agent.errors import Failure, NoSpace
-from criu_agent.model import Blob, PageRun, Source, Table
+from criu_agent.model import Blob, PageRun, Part, Source, Table
 from criu_agent.repo import pages
 from criu_agent.repo.compare import PIECES
 from criu_agent.repo.packs import PACK, Writer
@@ -313,3 +313,38 @@ def test_a_parent_of_another_host_gives_its_pieces(tmp_path: Path) -> None:
     (blob,) = saving.save([Source(stream="f", size=len(data), content=io.BytesIO(data))])
     assert saving.finish() == vault.table
     assert (writer.added, blob) == (0, vault.blobs["f"])
+
+
+def taking(vault: Vault, stream: str, new: bytes, taken: list[tuple[int, Part]]) -> bytes:
+    """A snapshot of one stream that is taken over but for `new`; what is read back of it."""
+    size = len(new) + PAGE * sum(part.pages for _, part in taken)
+    writer = Writer(vault.store, "run", plain)
+    parent = Parent(table=vault.table, hashed=pages.read(vault.cache, vault._id(), KEY))
+    saving = Saving(key=KEY, writer=writer, parent=parent)
+    (blob,) = saving.save([Source(stream=stream, size=size, content=io.BytesIO(new), taken=tuple(taken))])
+    vault.table, vault.added = saving.finish(), writer.added
+    saving.remember(vault.cache, vault._id())
+    return b"".join(vault.reader.stream(blob))
+
+
+def test_what_the_parent_has_is_taken_over_between_what_is_new(tmp_path: Path) -> None:
+    vault, data = Vault(tmp_path), os.urandom(40 * PAGE) + bytes(3 * PAGE) + os.urandom(40 * PAGE)
+    old = vault.save({"f": data, "unused": os.urandom(WINDOW)})["f"]
+    new = os.urandom(3 * PAGE)
+    made = taking(vault, "g", new, [(1, Part(old, 38, 7)), (9, Part(old, 0, 2))])
+    assert (
+        made == new[:PAGE] + data[38 * PAGE : 45 * PAGE] + new[PAGE : 2 * PAGE] + data[: 2 * PAGE] + new[2 * PAGE :]
+    )
+    assert len(vault.table.packs) == 2
+    assert 3 * PAGE <= vault.added < 4 * PAGE
+
+
+def test_a_stream_that_is_taken_over_whole_keeps_its_page_hashes(tmp_path: Path) -> None:
+    vault, data = Vault(tmp_path), os.urandom(40 * PAGE)
+    old = vault.save({"f": data})["f"]
+    assert taking(vault, "f", b"", [(0, Part(old, 0, 40))]) == data
+    assert vault.added == 0
+    appended = data + os.urandom(PAGE)
+    vault.save({"f": appended})
+    assert vault.load(vault.blobs["f"], tmp_path / "f") == appended
+    assert PAGE <= vault.added < 2 * PAGE

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from criu_agent.errors import Corrupt, Failure, HostCannot
 from criu_agent.fs.entry import KINDS, LINK, Entry, from_line, to_line
+from criu_agent.fs.rebuild import entries as read_entries
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.fs.scan import scan
 from criu_agent.fs.tree import capture, save
@@ -19,7 +20,8 @@ from tests.fakes.shelf import Shelf
 
 MINE = {"uid": os.getuid(), "gid": os.getgid()}
 ROOT = Entry(path="", kind="directory", mode=0o700, **MINE)
-HEADER = b"criu-agent tree 1\n"
+HEADER = b"criu-agent tree 1\n"  # most of them are of the version before: it is still read
+HEADER_2 = b"criu-agent tree 2\n"
 
 # any name that a file can have, as os.fsdecode gives it
 names = (
@@ -113,8 +115,8 @@ def blob_of(shelf: Shelf, data: bytes) -> Blob:
     return shelf.put(data)
 
 
-def forged(shelf: Shelf, found: Sequence[Entry], *data: bytes) -> Tree:
-    index = HEADER + b"".join(to_line(entry) + b"\n" for entry in found)
+def forged(shelf: Shelf, found: Sequence[Entry], *data: bytes, header: bytes = HEADER) -> Tree:
+    index = header + b"".join(to_line(entry) + b"\n" for entry in found)
     return Tree(index=blob_of(shelf, index), blobs=tuple(blob_of(shelf, one) for one in data))
 
 
@@ -247,3 +249,68 @@ def test_a_file_that_shrinks_while_it_is_read_in_place_is_a_failure(tmp_path: Pa
 def test_a_tree_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
     with pytest.raises(Failure, match="cannot read the files"):
         scan(tmp_path / "nothing")
+
+
+# --- a single file, and the version before
+
+
+def test_a_single_file_is_a_tree_and_comes_back(tmp_path: Path, into: Path, shelf: Shelf) -> None:
+    file = tmp_path / "settings.json"
+    file.write_bytes(b"{}\n" * 3000)
+    file.chmod(0o640)
+    os.setxattr(file, "user.note", b"n")
+    tree = take(file, shelf)
+    (root,) = rebuilt_entries(shelf, tree)
+    assert (root.path, root.kind, root.size) == ("", "file", 9000)
+    rebuild(tree, shelf.stream, into / "again")
+    assert (into / "again").read_bytes() == file.read_bytes()
+    assert (into / "again").stat().st_mtime_ns == file.stat().st_mtime_ns
+    assert (into / "again").stat().st_mode == file.stat().st_mode
+    assert os.getxattr(into / "again", "user.note") == b"n"
+    with pytest.raises(Failure, match="is there already"):
+        rebuild(tree, shelf.stream, into / "again")
+
+
+def test_a_single_file_is_in_the_snapshot_as_it_was_at_the_capture(tmp_path: Path, into: Path, shelf: Shelf) -> None:
+    file = tmp_path / "log"
+    file.write_bytes(b"before")
+    with capture(file, spool=tmp_path) as captured:
+        file.write_bytes(b"after, and longer")
+        tree = save(captured, shelf.save, name="through-1")
+    rebuild(tree, shelf.stream, into / "log")
+    assert (into / "log").read_bytes() == b"before"
+
+
+def rebuilt_entries(shelf: Shelf, tree: Tree) -> list[Entry]:
+    return list(read_entries(shelf.stream(tree.index)))
+
+
+def test_a_file_as_root_has_nothing_beside_it(into: Path, shelf: Shelf) -> None:
+    root = replace(a("file", "x"), path="")
+    for number, found in enumerate(([root, a("file", "f")], [root, ROOT], [replace(a("fifo", "x"), path="")])):
+        with pytest.raises(Corrupt, match="index of a tree"):
+            rebuild(forged(shelf, found, header=HEADER_2), shelf.stream, into / str(number))
+    assert all(path.stat().st_size == 0 for path in into.iterdir())
+
+
+def test_in_version_2_data_begin_at_a_page(into: Path, shelf: Shelf) -> None:
+    found = [ROOT, a_file("f", 0, 0, 2), a_file("g", 0, 4096, 3), a_file("h", 1, 0, 1)]
+    blobs = (b"12".ljust(4096, b"\0") + b"345".ljust(4096, b"\0"), b"6".ljust(4096, b"\0"))
+    rebuild(forged(shelf, found, *blobs, header=HEADER_2), shelf.stream, into)
+    assert {path.name: path.read_bytes() for path in into.iterdir()} == {"f": b"12", "g": b"345", "h": b"6"}
+
+
+@pytest.mark.parametrize(
+    ("found", "data"),
+    [
+        ([a_file("f", 0, 0, 2), a_file("g", 0, 2, 2)], b"1234"),
+        ([a_file("f", 0, 0, 2)], b"12"),
+        ([a_file("f", 0, 0, 2)], bytes(8192)),
+        ([a_file("f", 0, 4096, 2)], bytes(8192)),
+    ],
+)
+def test_in_version_2_data_that_begin_elsewhere_are_corrupt(
+    into: Path, shelf: Shelf, found: list[Entry], data: bytes
+) -> None:
+    with pytest.raises(Corrupt, match="index of a tree"):
+        rebuild(forged(shelf, [ROOT, *found], data, header=HEADER_2), shelf.stream, into)

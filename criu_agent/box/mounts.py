@@ -65,11 +65,6 @@ class Layout:
     def work(self) -> Path:
         return self.directory / "work"
 
-    def through(self) -> dict[str, Path]:
-        """The directories of the host that are written through to, by the keys of their binds."""
-        binds = [bind for bind in self.binds if bind.key.startswith("through-")]
-        return {bind.key: Path(bind.source) for bind in binds if Path(bind.source).is_dir()}
-
     def dump_externals(self) -> list[str]:
         """mnt[/] is the overlay root: at the restore --root is its counterpart."""
         return ["mnt[/]:root", *(bind.dump_external for bind in self.binds)]

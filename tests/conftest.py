@@ -72,9 +72,12 @@ class Agent:
         self.directory = directory
         self.workdir = directory / "work"
         self.workdir.mkdir()
+        home = directory / "home"  # what agents keep in the one of who runs the tests is no business of theirs
+        home.mkdir()
         self.env = {
             **os.environ,
             "PATH": PATH,
+            "HOME": str(home),
             "CRIU_AGENT_STATE_DIR": str(directory / "state"),
             "CRIU_AGENT_RUNTIME_DIR": str(directory / "run"),
             "CRIU_AGENT_REPOSITORY": str(directory / "repository"),

@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -242,16 +241,6 @@ class _Find:
             self._process.kill()
             with suppress(process.TimeoutExpired):  # in a dead file system not even that ends it at once
                 self._process.wait(1)
-
-
-def is_excluded(path: str, globs: Iterable[str]) -> bool:
-    """Whether a path, or a directory that it lies in, is left out: what find makes of the globs, in Python."""
-    parts = path.split("/")
-    above = ["/".join(parts[: count + 1]) for count in range(len(parts))]
-    for glob in (glob.strip("/") for glob in globs):
-        if any(fnmatchcase(one, glob) for one in (above if "/" in glob else parts)):
-            return True
-    return False
 
 
 def _memory() -> IO[bytes]:

@@ -24,6 +24,7 @@ from criu_agent import log
 from criu_agent.errors import Failure, NoSpace
 from criu_agent.fs import beneath, listing
 from criu_agent.fs.entry import LINE_LIMIT, PAGE, Entry, to_line
+from criu_agent.fs.excluded import matcher
 from criu_agent.fs.listing import Left, Listing
 from criu_agent.fs.scan import Found, Looking, linked, order
 from criu_agent.model import Blob, Part, Source, Tree
@@ -361,11 +362,12 @@ def _placed(files: Iterable[Found]) -> Iterator[tuple[str, list[Found]]]:
 
 def _though_excluded(looking: Looking, globs: Sequence[str], paths: Iterable[str]) -> Iterator[bytes]:
     """The lines of these paths and of what lies above them, where they are excluded."""
+    excluded = matcher(globs)
     for path in paths:
         parts = path.split("/")
         above = ["/".join(parts[: count + 1]) for count in range(len(parts))]
         for one in above:
-            if listing.is_excluded(one, globs):
+            if excluded(one):
                 with suppress(FileNotFoundError, NotADirectoryError):
                     at, name = looking.at(one)
                     yield listing.line_of(os.stat(name, dir_fd=at, follow_symlinks=False), one)

@@ -24,10 +24,8 @@ wc -l <~/.codex/history.jsonl
 def home(agent: Agent) -> Path:
     """A home that is not the work directory, with a fake Codex on the PATH."""
     home = agent.directory / "home"
-    (home / "bin").mkdir(parents=True)
     (agent.workdir / "codex").write_text(FAKE)
     (agent.workdir / "codex").chmod(0o755)
-    agent.env["HOME"] = str(home)
     return home
 
 
@@ -42,9 +40,8 @@ def test_it_is_the_users_own_whatever_user_runs_it(agent: Agent, home: Path) -> 
     # Where every user can come to; the directories of pytest are for root alone.
     with tempfile.TemporaryDirectory(prefix="criu-agent-test-", dir="/var/tmp") as path:
         shutil.copy(agent.workdir / "codex", path)
-        agent.env["HOME"] = path
         os.chown(path, 1234, 1234)
-        done = agent("run", "-u", "1234:1234", "-w", "/", "--", f"{path}/codex")
+        done = agent("run", "-u", "1234:1234", "-e", f"HOME={path}", "-w", "/", "--", f"{path}/codex")
         assert done.out == "first login\n1\n", done
         facts = [(Path(path) / name).stat() for name in (".codex", ".codex/auth.json")]
     assert [(one.st_uid, one.st_gid) for one in facts] == [(1234, 1234)] * 2

@@ -147,7 +147,7 @@ def test_a_single_file_that_is_written_through_is_a_tree(agent: Agent, tmp_path:
     snapshot, contents, _ = opened(agent, str(taken["snapshot"]))
     known = snapshot.manifest.resources["captured"]
     name = next(key for key, value in known.items() if value["path"] == str(settings))
-    assert set(contents.trees) == {"upper", "through-0", "through-1"}
+    assert set(contents.trees) == {"upper", "closure", "through-0", "through-1"}
     assert rebuilt(agent, str(taken["snapshot"]), name, into / "file").read_text() == "{}"
     agent("suspend", "one")
     agent("resume", "-d", "one")
@@ -201,7 +201,9 @@ def test_a_hostile_workspace_is_captured_and_holds_nobody(agent: Agent, tmp_path
     began = time.monotonic()
     taken = checkpoint(agent)
     assert time.monotonic() - began < 30
-    assert int(str(taken["bytes_stored"])) < 4_000_000
+    assert (
+        int(str(taken["bytes_stored"])) < 30_000_000
+    )  # with the program itself; 300 names of one file would be 450 MB
     files = rebuilt(agent, str(taken["snapshot"]), "through-0", into)
     assert (files / "out").readlink() == outside
     assert not (files / "out").is_dir() or sorted(outside.iterdir()) == [outside / "secret"]

@@ -82,8 +82,10 @@ def test_a_terminal_comes_back_in_the_middle_of_the_line(agent: Agent, screen: S
     screen.await_text("echo hal")
     screen.command("lo $((X + 1)); jobs")
     screen.await_text(r"hallo 42\n\[1\].*Running +sleep 1000")
-    screen.command("sleep 500")
+    screen.command("echo a nap''; sleep 500")
+    screen.await_text(r"^a nap")
     screen.keys("C-c")
+    screen.await_text(r"\^C\n\$")  # what is typed before that is thrown away by the terminal
     screen.command("exit 7")
     screen.await_text(r"exit\n\$$")
     screen.command("echo code $?")

@@ -78,8 +78,10 @@ def test_a_terminal_of_another_user_comes_back(agent: Agent, screen: Screen) -> 
     screen.await_text("sh was suspended")
     screen.agent_command("resume sh")
     screen.await_text(rf"{USER}\n/dev/pts/0")
-    screen.command("sleep 1000")
+    screen.command("echo a nap''; sleep 1000")
+    screen.await_text(r"^a nap")
     screen.keys("C-c")
+    screen.await_text(r"\^C\n\$")  # what is typed before it is thrown away by the terminal
     screen.command("echo got $((X + 1))")
     screen.await_text("got 42")
     assert agent("exec", "sh", "--", "id", "-u").out == f"{USER}\n"

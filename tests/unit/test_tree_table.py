@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from criu_agent.fs import listing, table, tree
+from criu_agent.fs.excluded import matcher
 from criu_agent.fs.listing import Left
 from criu_agent.fs.rebuild import entries, rebuild
 from criu_agent.fs.tree import Capture, capture, prepare, save
@@ -262,7 +263,7 @@ def test_find_and_python_agree_on_a_glob(tmp_path: Path, path: str, glob: str, e
     file = tmp_path / path
     file.parent.mkdir(parents=True, exist_ok=True)
     file.touch()
-    assert listing.is_excluded(path, [glob]) == excluded
+    assert matcher([glob])(path) == excluded
     listed = {os.fsdecode(listing.path_of(one)) for one in listing.read(tmp_path, Left(globs=(glob,))).lines()}
     assert (path not in listed) == excluded
     assert "" in listed

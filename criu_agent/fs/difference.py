@@ -55,6 +55,7 @@ class Place:
     entries: Mapping[str, Entry]
     data: Data
     excluded: Excluded = nothing
+    mounts: frozenset[str] = frozenset()  # paths at which something is mounted here, which is not looked into
     proven: Proven = unproven
 
     @property
@@ -125,7 +126,7 @@ class _Walk:
             except FileNotFoundError:
                 continue
             self._inodes[path] = status.st_ino
-            if status.st_dev == self._device:
+            if status.st_dev == self._device and path not in self._place.mounts:
                 yield name, status
 
     def _compared(self, at: int, name: str, path: str, status: os.stat_result) -> Iterator[Difference]:

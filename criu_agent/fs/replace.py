@@ -124,7 +124,7 @@ def _emptied(place: Place, path: str, device: int) -> list[str]:
             found = _device_of_directory(at, name)
             if found is None:
                 os.unlink(name, dir_fd=at)
-            elif found == device:
+            elif found == device and inside not in place.mounts:
                 left.append(inside)
     return left
 

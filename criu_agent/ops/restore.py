@@ -20,11 +20,11 @@ from criu_agent.criu import images, terminals, timers
 from criu_agent.criu import restore as criu
 from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure, HostCannot, Refused
-from criu_agent.fs.difference import Place
+from criu_agent.fs.difference import Place, unproven
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import files, syscalls
 from criu_agent.model import Blob, Contents, RunState, Snapshot, Tree
-from criu_agent.ops import closure, host, host_policy, live, plan, privileges, safety, saved, through, vault
+from criu_agent.ops import closure, host, host_policy, live, plan, privileges, safety, saved, through, trees, vault
 from criu_agent.repo.reading import Reader
 from criu_agent.repo.repository import Repository
 from criu_agent.repo.specs import has_processes
@@ -162,7 +162,8 @@ def restore(
     reader = repository.reader(snapshot, contents)
     room = images.capacity(sum(blob.size for blob in contents.images.values()))
     _require_memory(room)
-    places = list(through.places(reader, contents, known.captured, run.spec.backing))
+    proven = trees.proven(run.directory, snapshot.id)
+    places = list(through.places(reader, contents, known.captured, run.spec.backing, proven))
     found = through.look(places, choice=here.choice, into=here.into)
     if here.choice == "refuse":
         through.require_same(found, snapshot)
@@ -238,8 +239,9 @@ def _places_of(repository: Repository, kept: Snapshot | None, run: runs.Run) -> 
         return []
     contents = repository.contents(kept)
     reader = repository.reader(kept, contents)
-    trees = saved.captured(kept.manifest)
-    return [place for _, place in through.places(reader, contents, trees, run.spec.backing)]
+    captured = saved.captured(kept.manifest)
+    places = through.places(reader, contents, captured, run.spec.backing, lambda _: unproven)
+    return [place for _, place in places]
 
 
 @contextmanager

@@ -3,13 +3,15 @@
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
+from pathlib import Path
 
 from criu_agent import log, runs
 from criu_agent.config import Config
 from criu_agent.errors import Failure
 from criu_agent.fs import tree
+from criu_agent.fs.listing import Left
 from criu_agent.model import Contents, Snapshot, Table
-from criu_agent.ops import host, live, vault
+from criu_agent.ops import host, live, trees, vault
 from criu_agent.ops.through import Found
 from criu_agent.repo.repository import Repository
 from criu_agent.repo.specs import FILES_ONLY
@@ -38,11 +40,14 @@ def keep(
     if not roots:
         return None
     with ExitStack() as stack:
-        files = {name: stack.enter_context(tree.capture(root, spool=None)) for name, root in roots.items()}
+        files = {
+            name: stack.enter_context(_captured(changed[name]) if name in changed else _whole(root))
+            for name, root in roots.items()
+        }
         writer = stack.enter_context(
             vault.writing(config, repository, run.spec.id, "safety", parent=snapshot.id, hashes=False)
         )
-        trees = {name: tree.save(captured, writer.save, name=name) for name, captured in files.items()}
+        stored = {name: tree.save(captured, writer.save, name=name) for name, captured in files.items()}
         made = writer.commit(
             replace(
                 snapshot.manifest,
@@ -54,10 +59,25 @@ def keep(
                 host=host.facts(config),
                 resources={
                     FILES_ONLY: {},
-                    "captured": {name: {"path": one.path, "excluded": []} for name, one in changed.items()},
+                    "captured": {
+                        name: {"path": one.captured.path, "excluded": list(one.captured.excluded)}
+                        for name, one in changed.items()
+                    },
                 },
             ),
-            Contents(table=Table(packs=(), pieces=()), images={}, trees=trees, attachments={}),
+            Contents(table=Table(packs=(), pieces=()), images={}, trees=stored, attachments={}),
         )
     log.info("what was here is in snapshot %s", made.id)
     return made
+
+
+def _captured(found: Found) -> tree.Capture:
+    """All that a restore may replace; of what is excluded only what the snapshot has all the same."""
+    root, globs = found.place.root, found.captured.excluded
+    left = Left(globs=globs, mounts=trees.mounts(root))
+    needed = filter(found.place.excluded, found.place.entries)
+    return tree.capture(root, spool=None, before=tree.prepare(root, spool=None, left=left), needed=needed)
+
+
+def _whole(root: Path) -> tree.Capture:
+    return tree.capture(root, spool=None)

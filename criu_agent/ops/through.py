@@ -17,11 +17,11 @@ from criu_agent.errors import Conflict, Failure
 from criu_agent.fs import githead
 from criu_agent.fs import replace as fs
 from criu_agent.fs.content import Placed, opened
-from criu_agent.fs.difference import Difference, Place, compare
+from criu_agent.fs.difference import Difference, Place, Proven, compare
 from criu_agent.fs.entry import resolved
 from criu_agent.fs.excluded import matcher
 from criu_agent.model import Contents, RunSpec, Snapshot
-from criu_agent.ops import contents, saved
+from criu_agent.ops import contents, saved, trees
 from criu_agent.repo.reading import Reader
 
 Choice = Literal["refuse", "theirs", "ours"]
@@ -38,9 +38,9 @@ _REMAP = re.compile(r"link_remap\.[0-9]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A tree of the snapshot and what is here in its place. path: in the box. is_free: nothing is here."""
+    """A tree of the snapshot and what is here in its place. is_free: nothing is here."""
 
-    path: str
+    captured: saved.Captured
     place: Place
     is_free: bool
     differences: tuple[Difference, ...] = ()
@@ -60,25 +60,31 @@ def _of_workdir(paths: Iterable[str], workdir: str) -> str:
 
 
 def places(
-    reader: Reader, parts: Contents, captured: Mapping[str, saved.Captured], backing: Mapping[str, str]
-) -> Iterator[tuple[str, Place]]:
-    """Each tree of the snapshot that is written through: its path in the box, and its place here."""
-    for tree, one in contents.through(parts, captured):
+    reader: Reader,
+    parts: Contents,
+    captured: Mapping[str, saved.Captured],
+    backing: Mapping[str, str],
+    proven: Callable[[str], Proven],
+) -> Iterator[tuple[saved.Captured, Place]]:
+    """Each tree of the snapshot that is written through, and its place here. proven: by the name of a tree."""
+    for (name, one), (tree, _) in zip(captured.items(), contents.through(parts, captured), strict=True):
         files = contents.files_of(reader, tree)
         root = Path(backing.get(one.path, one.path))
         yield (
-            one.path,
+            one,
             Place(
                 base=root.parent,
                 top=root.name,
                 entries=files.entries,
                 data=contents.data(files),
                 excluded=matcher(one.excluded),
+                mounts=frozenset(trees.mounts(root)),
+                proven=proven(name),
             ),
         )
 
 
-def look(found: Iterable[tuple[str, Place]], *, choice: Choice, into: str) -> list[Found]:
+def look(found: Iterable[tuple[saved.Captured, Place]], *, choice: Choice, into: str) -> list[Found]:
     """Compare what is here with the snapshot; nothing is changed. Failure if `into` is not free, or nothing belongs
     there."""
     found = list(found)
@@ -87,15 +93,15 @@ def look(found: Iterable[tuple[str, Place]], *, choice: Choice, into: str) -> li
             "the snapshot does not have the files of the working directory",
             hint="it is of an older criu-agent; leave --into out, and bring them here in another way",
         )
-    return [_looked_at(path, place, choice, into) for path, place in found]
+    return [_looked_at(one, place, choice, into) for one, place in found]
 
 
-def _looked_at(path: str, place: Place, choice: Choice, into: str) -> Found:
+def _looked_at(captured: saved.Captured, place: Place, choice: Choice, into: str) -> Found:
     free = _is_free(place)
     if into == str(place.root) and not free:
         raise Failure(f"{into} is not empty", hint="--into wants a directory that is empty, or not there yet")
     if _is_missing(place.root) or (free and choice != "ours"):
-        return Found(path=path, place=place, is_free=True)
+        return Found(captured=captured, place=place, is_free=True)
     remaps = [
         Difference(change="-", path=one, detail="")
         for one in place.entries
@@ -103,7 +109,7 @@ def _looked_at(path: str, place: Place, choice: Choice, into: str) -> Found:
     ]
     made = {one.path for one in remaps}
     differences = [] if choice == "ours" else [one for one in compare(place) if one.path not in made]
-    return Found(path=path, place=place, is_free=False, differences=tuple(differences), remaps=tuple(remaps))
+    return Found(captured=captured, place=place, is_free=False, differences=tuple(differences), remaps=tuple(remaps))
 
 
 def _is_missing(path: Path) -> bool:

@@ -9,7 +9,8 @@ from pathlib import Path
 from criu_agent import log
 from criu_agent.box.mounts import Bind
 from criu_agent.fs import table, tree
-from criu_agent.fs.listing import Left
+from criu_agent.fs.difference import Proven
+from criu_agent.fs.listing import Left, line_of
 from criu_agent.linux import proc
 from criu_agent.model import Action, PlanRow
 from criu_agent.ops.facts import Facts
@@ -53,7 +54,7 @@ def ahead(live: Live, writer: Writer, *, parent: str, stop: bool, check: Callabl
                     # a run that goes on changes its files at once: they are copied; a stopped one's are read in place
                     spool=None if stop else live.directory,
                     known=table.known(known[name], writer.trees[name]) if is_known else tree.nothing_known,
-                    left=Left() if name == UPPER else Left(globs=_excluded(live), mounts=_mounts(root)),
+                    left=Left() if name == UPPER else Left(globs=_excluded(live), mounts=mounts(root)),
                     mapped=partial(_mapped, live),
                     check=check,
                 )
@@ -80,13 +81,25 @@ def remember(live: Live, snapshot_id: str, taken: Captures) -> None:
         log.warning("the table of files of snapshot %s could not be kept: %s", snapshot_id, error)
 
 
+def proven(directory: Path, snapshot_id: str) -> Callable[[str], Proven]:
+    """By the table in a run's directory: of each tree, by its name, which files are certain to be those of the
+    snapshot. Of none, if the table is of another one."""
+    known = table.read(directory / _TABLE, snapshot_id)
+
+    def of_tree(name: str) -> Proven:
+        rows = known.get(name, {})
+        return lambda path, status: line_of(status, path) in rows
+
+    return of_tree
+
+
 def rows(live: Live) -> list[PlanRow]:
     """What a plan says of these trees."""
     said: list[PlanRow] = []
     for bind in through(live).values():
         said.append(_row(bind.target, "keep", f"captured, without {', '.join(_excluded(live))}"))
-        mounts = (f"{bind.target}/{path}" for path in _mounts(Path(bind.source)))
-        said.extend(_row(path, "close", "mounted from elsewhere: not captured") for path in mounts)
+        mounted = (f"{bind.target}/{path}" for path in mounts(Path(bind.source)))
+        said.extend(_row(path, "close", "mounted from elsewhere: not captured") for path in mounted)
     return said
 
 
@@ -102,7 +115,7 @@ def _excluded(live: Live) -> tuple[str, ...]:
     return (*EXCLUDED, *live.spec.exclude)
 
 
-def _mounts(root: Path) -> tuple[str, ...]:
+def mounts(root: Path) -> tuple[str, ...]:
     """What is mounted in a tree on the host, by paths in it."""
     points = {os.fsencode(mount.point) for mount in proc.mounts(os.getpid())}
     below = os.fsencode(root) + b"/"

@@ -3,14 +3,20 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from criu_agent import config
+from criu_agent import config, runs
+from criu_agent.fs.difference import Proven, compare, unproven
+from criu_agent.fs.entry import Entry
+from criu_agent.ops import saved, through, trees, vault
 from tests.conftest import Agent, Outcome, await_true
 from tests.counting import started
+from tests.inside import config_of
 
 # Has files open for reading, writing and appending, and knows one that is not open. At USR1 it goes on with them.
 PROGRAM = """
@@ -206,6 +212,51 @@ def test_a_directory_that_is_gone_is_made_again(agent: Agent) -> None:
     agent.workdir = agent.directory  # for the command lines
     agent("resume", "-d", "work")
     assert_goes_on(agent, kept.with_name("work"))
+
+
+def test_a_single_file_is_compared_and_made_as_a_directory_is(agent: Agent) -> None:
+    file = agent.directory / "settings"
+    file.write_text("as it was")
+    suspended(agent, PROGRAM, "--through", str(file))
+    file.write_text("another")
+    outcome = agent("resume", "-d", "work", check=False)
+    assert (outcome.code, f"~ {file}: cut off, 9 -> 7 bytes" in outcome.err) == (13, True)
+    agent("resume", "-d", "work", "--theirs")
+    assert file.read_text() == "as it was"
+    assert agent("dump", "work:safety", str(file)).out == "another"
+    agent("suspend", "work")
+    file.unlink()
+    agent("resume", "-d", "work")
+    assert agent("exec", "work", "--", "cat", str(file)).out == file.read_text() == "as it was"
+
+
+def test_what_is_certain_to_be_the_same_is_not_read(agent: Agent) -> None:
+    old = agent.workdir / "old"
+    old.write_text("of before the run")
+    time.sleep(2.1)  # the time of its change is not the clock's present any more
+    snapshot = suspended(agent)
+    here = config_of(agent)
+    repository = vault.open_repository(here)
+    found = repository.find(snapshot)
+    contents = repository.contents(found)
+
+    def compared(proven: Callable[[str], Proven]) -> list[str]:
+        reader, captured = repository.reader(found, contents), saved.captured(found.manifest)
+        places = {one.path: place for one, place in through.places(reader, contents, captured, {}, proven)}
+        place = places[str(agent.workdir)]
+        read: list[str] = []
+
+        def data(entry: Entry) -> Iterator[bytes]:
+            read.append(entry.path)
+            return place.data(entry)
+
+        assert compare(replace(place, data=data)) == []
+        return read
+
+    directory = runs.directory(here, found.manifest.run_id)
+    assert "old" not in compared(trees.proven(directory, snapshot))
+    assert "old" in compared(trees.proven(directory, "f" * 64))
+    assert "old" in compared(lambda _: unproven)
 
 
 def test_a_link_in_the_place_of_the_directory_is_not_followed(agent: Agent) -> None:

@@ -230,6 +230,8 @@ def bring_back(
     run = runs.by_id(context.config, snapshot.manifest.run_id)
     if run is None:
         raise Failure("the run has gone")
+    for warning in told["warnings"]:
+        show.line(f"warning: {warning}")
     if told["safety"]:
         short = told["safety"][:_SHORT]
         show.line(

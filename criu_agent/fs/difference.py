@@ -57,6 +57,7 @@ class Place:
     excluded: Excluded = nothing
     mounts: frozenset[str] = frozenset()  # paths at which something is mounted here, which is not looked into
     proven: Proven = unproven
+    is_shared: bool = False  # others have files here, too: what the snapshot does not have is theirs
 
     @property
     def root(self) -> Path:
@@ -64,7 +65,7 @@ class Place:
 
     def leaves_alone(self, path: str) -> bool:
         """Whether a path of the tree is none of the snapshot's business."""
-        return path not in self.entries and self.excluded(path)
+        return path not in self.entries and (self.is_shared or self.excluded(path))
 
     def directory(self, path: str) -> AbstractContextManager[int]:
         """A descriptor of that directory of the tree here; no link is followed, not even the root."""

@@ -8,9 +8,10 @@ block.github.io/goose (logs), docs.github.com/copilot (Copilot CLI configuration
 import os
 import pwd
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 _LAUNCHERS = frozenset({"npx", "bunx", "pnpx", "npm", "pnpm", "yarn", "node", "bun", "uvx", "uv", "pipx", "env"})
@@ -86,6 +87,13 @@ def started(argv: Sequence[str]) -> Known | None:
     program = Path(argv[0]).name
     words = list(argv[1:_LAUNCHED]) if program in _LAUNCHERS or program.startswith("python") else [argv[0]]
     return next((known for word in words if word[:1] != "-" for known in KNOWN if _is(known, word)), None)
+
+
+def own(argv: Sequence[str], paths: Iterable[str]) -> frozenset[str]:
+    """Those of the paths at which the agent that argv starts keeps its state; none if it starts no known one."""
+    agent = started(argv)
+    places = [place.removeprefix("~").rstrip("/") for place in agent.state] if agent else []
+    return frozenset(path for path in paths if any(fnmatchcase(path, f"*{place}") for place in places))
 
 
 def remake(state: Mapping[str, str], user: str) -> None:

@@ -52,11 +52,13 @@ class Here:
 
 @dataclass(frozen=True, kw_only=True)
 class Restored:
-    """reset: the connections that had to be reset. safety: the snapshot of the files that were replaced, if any."""
+    """reset: the connections that had to be reset. safety: the snapshot of the files that were replaced, if any.
+    warnings: what else is not as it was."""
 
     live: live.Live
     reset: list[Mapping[str, Any]]
     safety: str
+    warnings: list[str]
 
 
 def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[str, bool]:
@@ -163,8 +165,8 @@ def restore(
     room = images.capacity(sum(blob.size for blob in contents.images.values()))
     _require_memory(room)
     proven = trees.proven(run.directory, snapshot.id)
-    places = list(through.places(reader, contents, known.captured, run.spec.backing, proven))
-    found = through.look(places, choice=here.choice, into=here.into)
+    places = list(through.places(reader, contents, known.captured, run.spec, proven))
+    found = through.look(places, run.spec, choice=here.choice, into=here.into)
     if here.choice == "refuse":
         through.require_same(found, snapshot)
     with ExitStack() as rollback:
@@ -213,7 +215,7 @@ def restore(
             pending_input=known.terminal,
         )
         rollback.pop_all()
-    return Restored(live=alive, reset=reset, safety=kept.id if kept else "")
+    return Restored(live=alive, reset=reset, safety=kept.id if kept else "", warnings=through.warnings(found))
 
 
 def _keep(
@@ -240,7 +242,7 @@ def _places_of(repository: Repository, kept: Snapshot | None, run: runs.Run) -> 
     contents = repository.contents(kept)
     reader = repository.reader(kept, contents)
     captured = saved.captured(kept.manifest)
-    places = through.places(reader, contents, captured, run.spec.backing, lambda _: unproven)
+    places = through.places(reader, contents, captured, run.spec, lambda _: unproven)
     return [place for _, place in places]
 
 

@@ -21,7 +21,7 @@ from criu_agent.fs.difference import Difference, Place, Proven, compare
 from criu_agent.fs.entry import resolved
 from criu_agent.fs.excluded import matcher
 from criu_agent.model import Contents, RunSpec, Snapshot
-from criu_agent.ops import contents, saved, trees
+from criu_agent.ops import agents, contents, saved, trees
 from criu_agent.repo.reading import Reader
 
 Choice = Literal["refuse", "theirs", "ours"]
@@ -38,13 +38,18 @@ _REMAP = re.compile(r"link_remap\.[0-9]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """A tree of the snapshot and what is here in its place. is_free: nothing is here."""
+    """A tree of the snapshot and what is here in its place. is_free: nothing is here.
+
+    What agents keep of themselves is shared with others, and on another host another: what is here stays, unless the
+    user says otherwise. kept: what differs of what the run's own agent keeps.
+    """
 
     captured: saved.Captured
     place: Place
     is_free: bool
     differences: tuple[Difference, ...] = ()
     remaps: tuple[Difference, ...] = ()
+    kept: tuple[Difference, ...] = ()
 
 
 def with_backing(spec: RunSpec, into: str) -> RunSpec:
@@ -63,13 +68,13 @@ def places(
     reader: Reader,
     parts: Contents,
     captured: Mapping[str, saved.Captured],
-    backing: Mapping[str, str],
+    spec: RunSpec,
     proven: Callable[[str], Proven],
 ) -> Iterator[tuple[saved.Captured, Place]]:
     """Each tree of the snapshot that is written through, and its place here. proven: by the name of a tree."""
     for (name, one), (tree, _) in zip(captured.items(), contents.through(parts, captured), strict=True):
         files = contents.files_of(reader, tree)
-        root = Path(backing.get(one.path, one.path))
+        root = Path(spec.backing.get(one.path, one.path))
         yield (
             one,
             Place(
@@ -80,11 +85,12 @@ def places(
                 excluded=matcher(one.excluded),
                 mounts=frozenset(trees.mounts(root)),
                 proven=proven(name),
+                is_shared=one.path in spec.agent_state,
             ),
         )
 
 
-def look(found: Iterable[tuple[saved.Captured, Place]], *, choice: Choice, into: str) -> list[Found]:
+def look(found: Iterable[tuple[saved.Captured, Place]], spec: RunSpec, *, choice: Choice, into: str) -> list[Found]:
     """Compare what is here with the snapshot; nothing is changed. Failure if `into` is not free, or nothing belongs
     there."""
     found = list(found)
@@ -93,10 +99,11 @@ def look(found: Iterable[tuple[saved.Captured, Place]], *, choice: Choice, into:
             "the snapshot does not have the files of the working directory",
             hint="it is of an older criu-agent; leave --into out, and bring them here in another way",
         )
-    return [_looked_at(one, place, choice, into) for one, place in found]
+    own = agents.own(spec.argv, spec.agent_state)
+    return [_looked_at(one, place, choice, into, is_own=one.path in own) for one, place in found]
 
 
-def _looked_at(captured: saved.Captured, place: Place, choice: Choice, into: str) -> Found:
+def _looked_at(captured: saved.Captured, place: Place, choice: Choice, into: str, *, is_own: bool) -> Found:
     free = _is_free(place)
     if into == str(place.root) and not free:
         raise Failure(f"{into} is not empty", hint="--into wants a directory that is empty, or not there yet")
@@ -108,8 +115,12 @@ def _looked_at(captured: saved.Captured, place: Place, choice: Choice, into: str
         if _REMAP.fullmatch(one.split("/")[-1]) and _is_missing(place.root / one)
     ]
     made = {one.path for one in remaps}
-    differences = [] if choice == "ours" else [one for one in compare(place) if one.path not in made]
-    return Found(captured=captured, place=place, is_free=False, differences=tuple(differences), remaps=tuple(remaps))
+    is_compared = choice != "ours" and (is_own or not place.is_shared)
+    differences = tuple(one for one in compare(place) if one.path not in made) if is_compared else ()
+    found = Found(captured=captured, place=place, is_free=False, remaps=tuple(remaps))
+    if place.is_shared and choice == "refuse":
+        return replace(found, kept=differences)
+    return replace(found, differences=differences)
 
 
 def _is_missing(path: Path) -> bool:
@@ -142,8 +153,7 @@ def require_same(found: Iterable[Found], snapshot: Snapshot) -> None:
     raise Conflict(
         "\n".join(
             [
-                f"{count} change{'s' * (count != 1)} here since snapshot {snapshot.id[:8]}; nothing was done "
-                "(snapshot -> here):",
+                f"{_changes(count)} here since snapshot {snapshot.id[:8]}; nothing was done (snapshot -> here):",
                 *heads,
                 *lines[:_SHOWN],
                 *([f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []),
@@ -151,6 +161,20 @@ def require_same(found: Iterable[Found], snapshot: Snapshot) -> None:
         ),
         hint=_HINT,
     )
+
+
+def _changes(count: int) -> str:
+    return f"{count} change{'' if count == 1 else 's'}"
+
+
+def warnings(found: Iterable[Found]) -> list[str]:
+    """What of the agent's own goes on as it is here."""
+    return [
+        f"{_changes(len(one.kept))} since the snapshot in {one.place.root}, which the agent keeps of itself; "
+        "they stay: --theirs puts the snapshot's files in their place"
+        for one in found
+        if one.kept
+    ]
 
 
 def _lines(one: Found) -> Iterator[str]:

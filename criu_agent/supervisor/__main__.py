@@ -92,7 +92,7 @@ def _bring_up(settings: Config, options: argparse.Namespace) -> tuple[Server, di
             keeper.state = restore.catch_up(settings, keeper.state, options.restore)
             here = restore.Here(choice=options.files, into=options.into)
             restored = restore.restore(settings, keeper.run, options.restore, here=here, commit=keeper.runs)
-            alive, told = restored.live, {"reset": restored.reset, "safety": restored.safety}
+            alive, told = restored.live, {name: getattr(restored, name) for name in ("reset", "safety", "warnings")}
         else:
             window = (options.rows, options.columns)
             alive, told = start.start(settings, run.spec, window=window, commit=keeper.runs), {}

@@ -240,9 +240,11 @@ def test_what_is_certain_to_be_the_same_is_not_read(agent: Agent) -> None:
     found = repository.find(snapshot)
     contents = repository.contents(found)
 
+    spec = saved.read(here, found.manifest).spec
+
     def compared(proven: Callable[[str], Proven]) -> list[str]:
         reader, captured = repository.reader(found, contents), saved.captured(found.manifest)
-        places = {one.path: place for one, place in through.places(reader, contents, captured, {}, proven)}
+        places = {one.path: place for one, place in through.places(reader, contents, captured, spec, proven)}
         place = places[str(agent.workdir)]
         read: list[str] = []
 
@@ -257,6 +259,31 @@ def test_what_is_certain_to_be_the_same_is_not_read(agent: Agent) -> None:
     assert "old" not in compared(trees.proven(directory, snapshot))
     assert "old" in compared(trees.proven(directory, "f" * 64))
     assert "old" in compared(lambda _: unproven)
+
+
+def test_what_agents_keep_of_themselves_stays_as_it_is_here(agent: Agent) -> None:
+    """Others use it, too. That of the run's own agent goes back with the run if the user says so."""
+    home = agent.directory / "home"
+    own, others = home / ".claude/history", home / ".codex/history"
+    for path in (own, others):
+        path.parent.mkdir(parents=True)
+        path.write_text("one\n")
+    (agent.workdir / "claude").write_text(PROGRAM)
+    agent("run", "-d", "--name", "work", "-e", f"HOME={home}", "--", "python3", "claude")
+    await_true(lambda: "ready" in agent("logs", "work").out, "it is ready")
+    agent("suspend", "work")
+    for path in (own, others, own.with_name("new")):
+        append(path)
+    outcome = agent("resume", "-d", "work")
+    assert f"warning: 1 change since the snapshot in {own.parent}, " in outcome.err
+    assert str(others.parent) not in outcome.err
+    assert (own.read_text(), others.read_text()) == ("one\nmore", "one\nmore")
+    agent("kill", "work")
+    agent("wait", "work", check=False)
+    agent("restore", "-d", "work", "--theirs")
+    assert (own.read_text(), others.read_text()) == ("one\n", "one\nmore")
+    assert own.with_name("new").read_text() == "more"
+    assert agent("dump", "work:safety", str(own)).out == "one\nmore"
 
 
 def test_a_link_in_the_place_of_the_directory_is_not_followed(agent: Agent) -> None:

@@ -117,7 +117,7 @@ def _fork_into_user_namespace(layout: mounts.Layout, mount_point: Path) -> Itera
                 Path(f"/proc/{pid}/{name}").write_text("0 0 65536\n")
         yield pid
     finally:
-        syscalls.umount2(str(mount_point), syscalls.MNT_DETACH)
+        mounts.unmount_root(layout, mount_point)
 
 
 def _await_exec(channel: socket.socket, pid: int) -> Started:

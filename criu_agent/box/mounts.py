@@ -13,6 +13,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from criu_agent import log
+from criu_agent.box.outer import Outer
 from criu_agent.errors import HostCannot
 from criu_agent.linux import syscalls
 
@@ -44,18 +45,43 @@ class Bind:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Layer:
+    """An overlay of a file system that the host has mounted at `path`, which the box has there, too.
+
+    It is mounted on mount_point and bound from there, so that the box gets it in one way at a start and a restore.
+    """
+
+    key: str
+    path: str
+    directory: Path
+    mount_point: Path
+
+    @property
+    def upper(self) -> Path:
+        return self.directory / "upper"
+
+    @property
+    def bind(self) -> Bind:
+        return Bind(key=self.key, source=str(self.mount_point), target=self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Layout:
     """The directories of one run's root, and its binds.
 
     directory holds upper (what the run wrote), work (overlayfs' own) and is on a file system that can carry an
     upper layer. hidden are paths of the host that the box must not see, such as our own state. user_namespace: the
-    box is in one of its own.
+    box is in one of its own. outer are the mounts of the host that the box has, and runtime is where those that are
+    layered are mounted. host_root: nothing is layered, the root is the host's own, and upper stays empty.
     """
 
     directory: Path
     binds: tuple[Bind, ...]
     hidden: tuple[str, ...]
     user_namespace: bool = False
+    outer: tuple[Outer, ...] = ()
+    runtime: Path = Path("/nonexistent")
+    host_root: bool = False
 
     @property
     def upper(self) -> Path:
@@ -64,6 +90,24 @@ class Layout:
     @property
     def work(self) -> Path:
         return self.directory / "work"
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Outer ones first."""
+        return tuple(
+            Layer(
+                key=one.key,
+                path=one.path,
+                directory=self.directory / "layers" / one.key,
+                mount_point=self.runtime / "layers" / one.key,
+            )
+            for one in self.outer
+            if one.layered
+        )
+
+    def uppers(self) -> dict[str, Path]:
+        """Everything that the run wrote and that is not written through, by the name of its tree in a snapshot."""
+        return {"upper": self.upper, **{layer.key: layer.upper for layer in self.layers}}
 
     def dump_externals(self) -> list[str]:
         """mnt[/] is the overlay root: at the restore --root is its counterpart."""
@@ -128,29 +172,74 @@ def through_binds(paths: Iterable[str], backing: Mapping[str, str] = MappingProx
     return binds
 
 
+def outer_binds(layout: Layout, through: list[Bind]) -> list[Bind]:
+    """The binds of the host's other file systems and of what is written through, those first on which others lie."""
+    layers = [layer.bind for layer in layout.layers]
+    bound = [Bind(key=one.key, source=one.path, target=one.path) for one in layout.outer if not one.layered]
+    missing = [bind.source for bind in bound if not os.path.lexists(bind.source)]
+    if missing:
+        raise HostCannot(
+            f"{missing[0]}, which the run has from its host, does not exist on this one",
+            hint="mount there what the other host has",
+        )
+    return sorted([*layers, *bound, *through], key=lambda bind: bind.target)
+
+
 def prepare_upper(layout: Layout) -> None:
     """Make the upper layer of a new run: an own empty /tmp, and nothing to see under the hidden paths."""
     for directory in (layout.upper, layout.work):
         directory.mkdir(parents=True, exist_ok=True)
     layout.upper.chmod(0o755)  # it is the root of the box, for all of its users and whatever our umask is
-    _cover(layout.upper, "/tmp", 0o1777)  # noqa: S108 - of the box
-    hide(layout)
+    for layer in layout.layers:
+        prepare_layer(layer)
+        layer.upper.mkdir()
+        _dress_like(layer.upper, Path(layer.path))
+    if not layout.host_root:
+        _cover(layout.upper, "/", "/tmp", 0o1777)  # noqa: S108 - of the box
+        hide(layout)
+
+
+def prepare_layer(layer: Layer) -> None:
+    """Make the directories of a layer but upper, and note where it belongs: `layer_paths` finds it."""
+    (layer.directory / "work").mkdir(parents=True)
+    (layer.directory / "empty").mkdir()
+    (layer.directory / "path").write_bytes(os.fsencode(layer.path))
+
+
+def layer_paths(directory: Path) -> dict[str, Path]:
+    """The layers in the directory of a layout: the path in the box to the upper layer that it has."""
+    return {
+        os.fsdecode((layer / "path").read_bytes()): layer / "upper"
+        for layer in ((directory / "layers").iterdir() if (directory / "layers").is_dir() else ())
+    }
+
+
+def _dress_like(made: Path, host: Path) -> None:
+    """The root of a layer has the mode, owner and ACL of the directory that it lies on, as that is seen."""
+    facts = host.stat()
+    made.chmod(stat.S_IMODE(facts.st_mode))
+    os.chown(made, facts.st_uid, facts.st_gid)
+    for name in os.listxattr(host):
+        if name.startswith("system.posix_acl_"):
+            os.setxattr(made, name, os.getxattr(host, name))
 
 
 def hide(layout: Layout) -> None:
     """Have nothing to see under the hidden paths of this host, also in an upper layer that comes from another one."""
-    for path in layout.hidden:
-        _cover(layout.upper, path, 0o700)
+    bases = [("/", layout.upper), *((layer.path, layer.upper) for layer in layout.layers)]
+    for path in layout.hidden if not layout.host_root else ():
+        base, upper = [one for one in bases if path.startswith(f"{one[0].rstrip('/')}/")][-1]
+        _cover(upper, base, path, 0o700)
 
 
-def _cover(upper: Path, path: str, mode: int) -> None:
-    """An empty directory `path` of the upper layer, its parents with the modes and owners that the host's have.
+def _cover(upper: Path, base: str, path: str, mode: int) -> None:
+    """An empty directory `path` in the layer of `base`, its parents with the modes and owners that the host's have.
 
     Where the run has something else than a directory on the way, nothing of the host is to be seen there anyway.
     """
     made = upper
-    host = Path("/")
-    for part in Path(path).parts[1:]:
+    host = Path(base)
+    for part in Path(path).relative_to(base).parts:
         made, host = made / part, host / part
         try:
             if not stat.S_ISDIR(made.lstat().st_mode):
@@ -167,17 +256,44 @@ def _cover(upper: Path, path: str, mode: int) -> None:
 
 
 def mount_root(layout: Layout, target: Path, *, between: Path | None = None) -> None:
-    """Mount the overlay of the host's root and the run's upper layer on `target`; between: a layer between them."""
-    lower = f"{between}:/" if between else "/"
-    options = f"lowerdir={lower},upperdir={layout.upper},workdir={layout.work},{_OVERLAY_OPTIONS}"
+    """Mount the root of the box on `target`, and its layers on their mount points: what `unmount_root` takes away.
+
+    between: a layer between the host's root and the run's.
+    """
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if layout.host_root:
+        if between:
+            raise HostCannot(
+                "the run has no layer, and files that it uses are not the same on this host",
+                hint="-v names them: install those of the other host here",
+            )
+        syscalls.mount("/", str(target), "", syscalls.MS_BIND)
+        return
+    _mount_overlay([str(between), "/"] if between else ["/"], layout.directory, target)
+    for layer in layout.layers:
+        layer.mount_point.mkdir(mode=0o700, parents=True, exist_ok=True)
+        here = os.path.isdir(layer.path)  # noqa: PTH112 - a str; another host need not have it
+        lower = layer.path if here else str(layer.directory / "empty")
+        _mount_overlay([lower], layer.directory, layer.mount_point)
+
+
+def _mount_overlay(lowers: Iterable[str], directory: Path, target: Path) -> None:
+    escaped = [one.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for one in lowers]
+    options = f"lowerdir={':'.join(escaped)},upperdir={directory}/upper,workdir={directory}/work,{_OVERLAY_OPTIONS}"
     try:
         syscalls.mount("criu-agent", str(target), "overlay", 0, options)
     except OSError as error:
+        under = " and ".join(lowers)
         raise HostCannot(
-            f"cannot mount an overlay of / with its upper layer in {layout.directory}: {error.strerror}",
+            f"cannot mount an overlay of {under} with its upper layer in {directory}: {error.strerror}",
             hint="set CRIU_AGENT_STATE_DIR to a directory on ext4, xfs or btrfs; criu-agent doctor tries it",
         ) from error
+
+
+def unmount_root(layout: Layout, target: Path) -> None:
+    """The box has mounts of its own of all of it."""
+    for mount_point in (target, *(layer.mount_point for layer in layout.layers)):
+        syscalls.umount2(str(mount_point), syscalls.MNT_DETACH)
 
 
 def mount_inside(root: Path, layout: Layout, uid: int) -> None:
@@ -207,6 +323,9 @@ def mount_inside(root: Path, layout: Layout, uid: int) -> None:
         target = root / bind.target.lstrip("/")
         _make_mount_point(Path(bind.source), target)
         syscalls.mount(bind.source, str(target), "", syscalls.MS_BIND)
+    for path in layout.hidden if layout.host_root else ():  # last: it may lie in one of the others
+        if os.path.isdir(path):  # noqa: PTH112 - a str
+            _mount_fresh(root, path.lstrip("/"), "tmpfs", syscalls.MS_NOSUID | syscalls.MS_NODEV, "mode=700,size=4k")
 
 
 def _mount_fresh(root: Path, where: str, fstype: str, flags: int, data: str = "") -> None:

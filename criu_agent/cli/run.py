@@ -57,6 +57,13 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
 )
 @click.option("--no-new-privs", is_flag=True, help="No program in the run gains privileges: sudo does not work")
 @click.option("--net", type=click.Choice(["host"]), default="host", help="Network of the run", show_default=True)
+@click.option(
+    "--fs",
+    type=click.Choice(["overlay", "host"]),
+    default="overlay",
+    show_default=True,
+    help="host: no layer of its own, everything is written through",
+)
 @click.option("--through", multiple=True, metavar="PATH", help="Write PATH through to the host as well")
 @click.option(
     "--no-agent-state", is_flag=True, help="Do not write through what known agents keep in ~: ~/.claude ..."
@@ -174,6 +181,7 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         no_new_privs=bool(options["no_new_privs"]),
         tty=with_terminal,
         stdin_open=bool(options["interactive"]) or not options["detach"],
+        fs=options["fs"],
         through=(workdir, *through, *kept),
         agent_state=kept,
         exclude=_globs(_texts(options["exclude"])),

@@ -57,15 +57,17 @@ class _Visit:
     moved: bool = False
 
 
-def changes(upper: Path, host: Path, *, own: Collection[str], skipped: Collection[str]) -> Iterator[Change]:
-    """Each change, a directory before what is in it.
+def changes(
+    upper: Path, host: Path, *, own: Collection[str], skipped: Collection[str], below: str = ""
+) -> Iterator[Change]:
+    """Each change, a directory before what is in it. The layer is one of the directory `below`; "" is the root.
 
     own are directories that the run has to itself, compared with nothing. skipped are paths that are not looked at,
     such as mount points; neither are the directories that only lead there.
     """
     leading = {path[:end] for path in skipped for end, letter in enumerate(path) if letter == "/"}
-    root = Place(root=host, path="")
-    waiting = [_Visit(path="", upper=Place(root=upper, path=""), lower=root, host=root, base=None)]
+    root = Place(root=host, path=below)
+    waiting = [_Visit(path=below, upper=Place(root=upper, path=""), lower=root, host=root, base=None)]
     while waiting:
         visit = waiting.pop()
         directories: list[_Visit] = []
@@ -79,7 +81,7 @@ def changes(upper: Path, host: Path, *, own: Collection[str], skipped: Collectio
             if change and path not in own and path not in leading:
                 yield change
             if place is not None and facts is not None and facts.is_directory:
-                directories.append(_below(visit, name, path, theirs, host, is_own=path in own))
+                directories.append(_below(visit, name, path, theirs, root, is_own=path in own))
         waiting += reversed(directories)
 
 
@@ -125,7 +127,7 @@ def _kind(place: Place | None, facts: Facts | None, there: Place | None, theirs:
     return None if same(place, facts, there, theirs) else "C"
 
 
-def _below(visit: _Visit, name: str, path: str, theirs: Facts | None, root: Path, *, is_own: bool) -> _Visit:
+def _below(visit: _Visit, name: str, path: str, theirs: Facts | None, root: Place, *, is_own: bool) -> _Visit:
     upper = visit.upper.below(name) if visit.upper else None
     if upper is not None and look(upper) is None:
         upper = None  # all of it comes from the lower layer
@@ -139,8 +141,8 @@ def _below(visit: _Visit, name: str, path: str, theirs: Facts | None, root: Path
     return _Visit(path=path, upper=upper, lower=lower, host=host, base=base, moved=moved)
 
 
-def _redirected(redirect: str, parent: Place | None, root: Path) -> Place | None:
-    """Where a redirect leads: a path from the root, or another name in the directory that its parent comes from."""
+def _redirected(redirect: str, parent: Place | None, root: Place) -> Place | None:
+    """Where a redirect leads: a path from the root of the layer, or another name beside where its parent is from."""
     if redirect.startswith("/"):
-        return Place(root=root, path=redirect.strip("/"))
+        return root.below(redirect.strip("/"))
     return parent.below(redirect) if parent else None

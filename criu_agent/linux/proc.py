@@ -401,12 +401,11 @@ def _deleted_mappings(pid: int, mappings: Sequence[MappedFile]) -> Iterator[tupl
 
 
 def _tmpfs(root_pid: int) -> int:
-    """Bytes in the tmpfs that the tree has mounted; 0 when it lives in our own mount namespace."""
-    if namespaces(root_pid).get("mnt") == namespaces(os.getpid())["mnt"]:
-        return 0
+    """Bytes in the tmpfs that the tree has mounted. Those that we see, too, are the host's, and in no image."""
     used: dict[str, int] = {}
+    ours = {mount.device for mount in mounts(os.getpid())}
     for mount in mounts(root_pid):
-        if mount.fstype != "tmpfs" or mount.root != "/":
+        if mount.fstype != "tmpfs" or mount.root != "/" or mount.device in ours:
             continue
         try:
             facts = os.statvfs(f"/proc/{root_pid}/root{mount.point}")

@@ -19,7 +19,7 @@ from criu_agent.criu.dump import Cancel, Dump
 from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure, NoSpace, Refused
 from criu_agent.linux import nft
-from criu_agent.model import PlanRow, RunSpec
+from criu_agent.model import PlanRow
 from criu_agent.ops import closure, facts, host, plan, privileges, trees, vault
 from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
@@ -226,13 +226,19 @@ def look(live: Live) -> facts.Facts:
 def judge(live: Live, found: facts.Facts) -> list[PlanRow]:
     """What a checkpoint would do with each of them."""
     externals = frozenset(live.layout.dump_externals())
-    rows = plan.judge(found, externals=externals, stdio_pipes=stdio_pipes(live), written=_written(live.spec))
+    rows = plan.judge(found, externals=externals, stdio_pipes=stdio_pipes(live), written=_written(live))
     return [*rows, *trees.rows(live)]
 
 
-def _written(spec: RunSpec) -> dict[str, str]:
-    """What the plan says of each path that is written through."""
-    return {
+def _written(live: Live) -> dict[str, str]:
+    """What the plan says of each mount that is the host's own."""
+    spec = live.spec
+    through = {
         path: f"{'kept by the agent, ' if path in spec.agent_state else ''}written through to the host"
         for path in spec.through
     }
+    bound = {
+        one.path: "a file system of the host's, written through to it" for one in live.layout.outer if not one.layered
+    }
+    root = {"/": "the host's own root: everything is written through"} if live.layout.host_root else {}
+    return {**bound, **through, **root}

@@ -115,11 +115,13 @@ class Closure:
 def used(found: Facts, layout: Layout) -> set[str]:
     """The paths in the box of the regular files that are mapped or open and are the host's own.
 
-    Not what the run has changed (its layer has that), and not what lies on a mount of the box.
+    Not what the run has changed (its layer has that; a run without one has it open for writing), and not what lies
+    on a mount of the box.
     """
     processes = [process.pid for process in found.processes]
     mapped = {one.path for pid in processes for one in found.mappings[pid] if not one.path.startswith(MEMFD)}
-    opened = {one.target for pid in processes for one in found.fds[pid] if stat.S_ISREG(one.mode)}
+    fds = [one for pid in processes for one in found.fds[pid] if stat.S_ISREG(one.mode)]
+    opened = {one.target for one in fds if not (layout.host_root and one.flags & os.O_ACCMODE)}
     space = found.namespaces[found.root.pid]["mnt"]
     mounted = tuple(f"{one.point}/" for one in found.mounts[space] if one.point != "/")
     return {

@@ -67,6 +67,7 @@ def layer(repository: Repository, snapshot: Snapshot) -> Layer:
     contents = repository.contents(snapshot)
     reader = repository.reader(snapshot, contents)
     trees = {"": contents.trees[LAYER]} if LAYER in contents.trees else {}
+    trees |= {path[1:]: contents.trees[key] for key, path in saved.layers(snapshot.manifest) if key in contents.trees}
     trees |= {one.path[1:]: tree for tree, one in through(contents, saved.captured(snapshot.manifest))}
     if not trees:
         raise Corrupt("the snapshot has no files: its layer is missing")

@@ -165,6 +165,8 @@ def _cgroup(mount_point: Path) -> Finding:
 
 
 def _overlay(state: Path) -> Finding:
+    if probes.file_system(Path("/")) == "overlay":
+        return _warn("overlay", "/ is an overlay, and nothing in a second one over it can be saved", "run --fs host")
     where = f"{state} ({probes.file_system(state)})"
     reason = probes.overlay(state)
     return _needs(

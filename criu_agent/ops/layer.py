@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from criu_agent import log, runs
+from criu_agent.box import mounts
 from criu_agent.config import Config
 from criu_agent.errors import Failure, NotFound
 from criu_agent.fs import merge as merging
@@ -36,13 +37,16 @@ class Merged:
 
 def found(config: Config, run: runs.Run) -> list[Change]:
     """What the run has changed, a directory before what is in it. Failure if its layer cannot be read."""
-    upper = run.directory / live.BOX / "upper"
+    box = run.directory / live.BOX
     try:
-        skipped = _skipped(config, run)
-        return sorted(
-            changes(upper, _HOST, own={_OWN}, skipped=skipped),
-            key=lambda change: change.path.split("/"),
+        uppers = {"": box / "upper", **{path.strip("/"): upper for path, upper in mounts.layer_paths(box).items()}}
+        skipped = _skipped(config, run) | uppers.keys() - {""}
+        rows = (
+            change
+            for below, upper in uppers.items()
+            for change in changes(upper, _HOST, own={_OWN}, skipped=skipped, below=below)
         )
+        return sorted(rows, key=lambda change: change.path.split("/"))
     except OSError as error:
         raise Failure(f"cannot read what {run.spec.name} wrote: {error.strerror}: {error.filename}") from error
 

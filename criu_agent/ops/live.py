@@ -1,16 +1,17 @@
 """A run that lives: what its operations need to know of it, and the parts that a start and a restore share."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from criu_agent import runs
-from criu_agent.box import cgroup, mounts
+from criu_agent.box import cgroup, mounts, outer
 from criu_agent.box.cgroup import Cgroup
 from criu_agent.config import Config
 from criu_agent.errors import HostCannot
-from criu_agent.linux import syscalls
+from criu_agent.linux import proc, syscalls
 from criu_agent.model import RunSpec
 from criu_agent.ops import agents
 from criu_agent.term.console import Console
@@ -67,16 +68,37 @@ def layout(
     _require_apart([spec.backing.get(path, path) for path in spec.through], hidden)
     if mounted is not None:
         _remake_agent_state(spec)
-    system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
-    binds = [*system, *mounts.through_binds(spec.through, spec.backing)]
-    if mounted is not None:
-        binds = mounts.again(binds, mounted)
-    return mounts.Layout(
+    found = _outer(config, spec, hidden) if mounted is None else outer.again(mounted)
+    made = mounts.Layout(
         directory=runs.directory(config, spec.id) / directory,
-        binds=tuple(binds),
+        binds=(),
         hidden=tuple(sorted(hidden)),
         user_namespace=spec.user_namespace,
+        outer=tuple(found),
+        runtime=runs.runtime(config, spec.id),
+        host_root=spec.fs == "host",
     )
+    system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
+    binds = [*system, *mounts.outer_binds(made, mounts.through_binds(spec.through, spec.backing))]
+    if mounted is not None:
+        binds = mounts.again(binds, mounted)
+    return replace(made, binds=tuple(binds))
+
+
+def require_layerable(spec: RunSpec) -> None:
+    """HostCannot for a run that could be started here, but never be saved."""
+    if spec.fs == "overlay" and not outer.can_root_be_layered(proc.mounts(os.getpid())):
+        raise HostCannot(
+            "the root of this host is an overlay, and a run in a second one over it could never be saved",
+            hint="criu-agent run --fs host: it has no layer, and writes to this root itself",
+        )
+
+
+def _outer(config: Config, spec: RunSpec, hidden: Iterable[str]) -> list[outer.Outer]:
+    """The mounts of this host that a new box gets. What lies below /tmp it has with the host's own root only."""
+    layers = spec.fs == "overlay"
+    apart = [*hidden, str(config.runtime_dir), *(["/tmp"] if layers else [])]  # noqa: S108 - of the box
+    return outer.outer(proc.mounts(os.getpid()), hidden=apart, through=spec.through, layers=layers)
 
 
 def _remake_agent_state(spec: RunSpec) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from criu_agent import log, runs
-from criu_agent.box import mounts
+from criu_agent.box import mounts, outer
 from criu_agent.config import POLICY_FILE, Config
 from criu_agent.criu import images, terminals, timers
 from criu_agent.criu import restore as criu
@@ -22,8 +22,8 @@ from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure, HostCannot, Refused
 from criu_agent.fs.difference import Place, unproven
 from criu_agent.fs.rebuild import rebuild
-from criu_agent.linux import files, syscalls
-from criu_agent.model import Blob, Contents, RunState, Snapshot, Tree
+from criu_agent.linux import files
+from criu_agent.model import Blob, Contents, RunState, Snapshot
 from criu_agent.ops import closure, host, host_policy, live, plan, privileges, safety, saved, through, trees, vault
 from criu_agent.repo.reading import Reader
 from criu_agent.repo.repository import Repository
@@ -96,7 +96,7 @@ def _require_able_and_allowed(config: Config, snapshot: Snapshot, run: runs.Run 
     host_policy.require_allowed(
         host_policy.read(POLICY_FILE),
         recorded=known.privileges,
-        through={*known.spec.through, *(run.spec.through if run else ())},
+        through={*known.spec.through, *(run.spec.through if run else ()), *_own(known)},
         devices=[target for key, target in known.mounts.items() if key.startswith(mounts.DEVICE)],
     )
     return known
@@ -179,10 +179,10 @@ def restore(
             kept = _keep(config, run, repository, snapshot, found, here.choice)
             undo.enter_context(_telling(kept))
             through.settle(found, here.choice, rollback, safe=_places_of(repository, kept, run))
-            layout = _rebuild_files(config, run, known.mounts, reader, saved.layer(contents), rollback)
+            layout = _rebuild_files(config, run, known.mounts, reader, contents, rollback)
             root = run.runtime / "root"
             _mount_root(reader, contents, run, layout, root)
-            undo.callback(_unmount, root)
+            undo.callback(mounts.unmount_root, layout, root)
             cgroup = live.make_cgroup(config, run.spec.id)
             rollback.callback(cgroup.remove)
             rollback.callback(cgroup.kill)
@@ -304,6 +304,12 @@ def _require_space(directory: Path, need: int) -> None:
         )
 
 
+def _own(known: saved.Saved) -> list[str]:
+    """What else of this host's the run would write to."""
+    bound = [one.path for one in outer.again(known.mounts) if not one.layered]
+    return [*bound, *(["/"] if known.spec.fs == "host" else [])]
+
+
 def _mount_root(reader: Reader, contents: Contents, run: runs.Run, layout: mounts.Layout, root: Path) -> None:
     """With the snapshot's own files over the host's, if any that the run uses is not the same here."""
     differing = closure.differing(closure.read(reader, contents), run.directory / closure.NAME)
@@ -331,16 +337,21 @@ def _load(reader: Reader, blobs: Mapping[str, Blob], directory: Path) -> None:
 
 
 def _rebuild_files(
-    config: Config, run: runs.Run, mounted: Mapping[str, str], reader: Reader, tree: Tree, rollback: ExitStack
+    config: Config, run: runs.Run, mounted: Mapping[str, str], reader: Reader, contents: Contents, rollback: ExitStack
 ) -> mounts.Layout:
-    """The upper layer of the snapshot, in a directory of its own until the run lives in it."""
+    """The upper layers of the snapshot, in a directory of their own until the run lives in it."""
     layout = live.layout(config, run.spec, directory=_NEW_BOX, mounted=mounted)
-    _require_space(run.directory, sum(blob.size for blob in tree.blobs))
+    trees = {name: saved.layer(contents, name) for name in layout.uppers()}
+    _require_space(run.directory, sum(blob.size for tree in trees.values() for blob in tree.blobs))
     files.remove_tree(layout.directory)
     rollback.callback(files.remove_tree, layout.directory)
     layout.upper.mkdir(mode=0o755, parents=True)
     layout.work.mkdir(mode=0o755)
-    rebuild(tree, reader.stream, layout.upper)
+    for layer in layout.layers:
+        mounts.prepare_layer(layer)
+        layer.upper.mkdir(mode=0o755)
+    for name, upper in layout.uppers().items():
+        rebuild(trees[name], reader.stream, upper)
     mounts.hide(layout)
     return layout
 
@@ -358,11 +369,6 @@ def _adopt_files(new: mounts.Layout) -> mounts.Layout:
         log.warning("the run stays in %s: %s", new.directory, error)
         return new
     return layout
-
-
-def _unmount(root: Path) -> None:
-    """The restored tree has a mount of its own of the same overlay."""
-    syscalls.umount2(str(root), syscalls.MNT_DETACH)
 
 
 def _pipes(terminal: Mapping[str, Any], undo: ExitStack) -> Pipes | None:

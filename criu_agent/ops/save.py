@@ -128,6 +128,7 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
                 "through": list(spec.through),
                 "agent_state": dict(spec.agent_state),
                 "exclude": list(spec.exclude),
+                "fs": spec.fs,
                 "started": spec.created,
                 **automatic.saved(spec),
             },

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from os.path import normpath
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from criu_agent import runs
+from criu_agent.box.outer import again
 from criu_agent.config import Config
 from criu_agent.criu.command import NetworkLock
 from criu_agent.errors import Corrupt
@@ -99,11 +100,18 @@ def _captured(fields: Fields) -> Captured:
     return Captured(path=path, excluded=_globs(fields, "excluded"))
 
 
-def layer(contents: Contents) -> Tree:
-    """The files that the run wrote. Corrupt if there are none."""
-    if "upper" not in contents.trees:
+def layers(manifest: Manifest) -> list[tuple[str, str]]:
+    """The trees of what the run wrote on other file systems than the root's: name and path in the box."""
+    fields = Fields(dict(manifest.resources), "the snapshot")
+    mounts = fields.mapping("mounts", _path) if "mounts" in fields.document else {}  # none without processes
+    return [(one.key, one.path) for one in again(mounts) if one.layered]
+
+
+def layer(contents: Contents, name: str = "upper") -> Tree:
+    """The files that the run wrote, on / or on another file system. Corrupt if there are none."""
+    if name not in contents.trees:
         _wrong("it has no files of the run")
-    return contents.trees["upper"]
+    return contents.trees[name]
 
 
 def check_contents(contents: Contents) -> None:
@@ -135,11 +143,21 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),
         agent_state=_agent_state(run),
         exclude=_globs(run, "exclude") if "exclude" in run.document else (),
+        fs=_fs(run),
         labels=manifest.labels,
         **runs.repository_of(config),
         created=run.time("started"),
         **automatic.settings(run.document),
     )
+
+
+def _fs(run: Fields) -> Literal["overlay", "host"]:
+    kind = run.document.get("fs", "overlay")  # a snapshot of an older version does not say
+    if kind == "host":
+        return "host"
+    if kind != "overlay":
+        _wrong(f"{kind!r} is no kind of a root")
+    return "overlay"
 
 
 def _agent_state(run: Fields) -> Mapping[str, str]:

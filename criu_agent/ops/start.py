@@ -20,6 +20,7 @@ def start(
     commit(root_pid) is called when it has: the point of no return. The caller is single-threaded and in its own
     mount namespace. On an error nothing of the box is left.
     """
+    live.require_layerable(spec)
     layout = live.layout(config, spec)
     mounts.prepare_upper(layout)
     with ExitStack() as undo:

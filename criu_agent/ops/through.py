@@ -92,7 +92,11 @@ def places(
 
 def look(found: Iterable[tuple[saved.Captured, Place]], spec: RunSpec, *, choice: Choice, into: str) -> list[Found]:
     """Compare what is here with the snapshot; nothing is changed. Failure if `into` is not free, or nothing belongs
-    there."""
+    there.
+
+    shared: paths in the box of what others write to as well, such as the histories that agents keep. What has changed
+    there is nobody's conflict: it stays as it is, unless the user says "theirs".
+    """
     found = list(found)
     if into and all(into != str(place.root) for _, place in found):
         raise Failure(

@@ -46,6 +46,7 @@ def ahead(live: Live, writer: Writer, *, parent: str, stop: bool, check: Callabl
     known = table.read(live.directory / _TABLE, parent) if parent else {}
     with ExitStack() as stack:
         taken: dict[str, tree.Capture] = {}
+        uppers = live.layout.uppers()
         for name, root in _roots(live).items():
             is_known = name in known and name in writer.trees
             taken[name] = stack.enter_context(
@@ -54,7 +55,7 @@ def ahead(live: Live, writer: Writer, *, parent: str, stop: bool, check: Callabl
                     # a run that goes on changes its files at once: they are copied; a stopped one's are read in place
                     spool=None if stop else live.directory,
                     known=table.known(known[name], writer.trees[name]) if is_known else tree.nothing_known,
-                    left=Left() if name == UPPER else Left(globs=_excluded(live), mounts=mounts(root)),
+                    left=Left() if name in uppers else Left(globs=_excluded(live), mounts=mounts(root)),
                     mapped=partial(_mapped, live),
                     check=check,
                 )
@@ -108,7 +109,7 @@ def _row(path: str, action: Action, reason: str) -> PlanRow:
 
 
 def _roots(live: Live) -> dict[str, Path]:
-    return {UPPER: live.layout.upper, **{name: Path(bind.source) for name, bind in through(live).items()}}
+    return {**live.layout.uppers(), **{name: Path(bind.source) for name, bind in through(live).items()}}
 
 
 def _excluded(live: Live) -> tuple[str, ...]:

@@ -70,3 +70,14 @@ def test_plan_and_inspect_show_it_and_a_snapshot_brings_it_to_where_it_is_missin
     assert agent("inspect", "x").json[0]["spec"]["agent_state"] == {state: "directory"}
     agent("exec", "x", "--", "sh", "-c", f"echo again >{state}/auth.json")
     assert (home / ".codex/auth.json").read_text() == "again\n"
+
+
+def test_what_other_sessions_of_the_agent_wrote_meanwhile_is_no_conflict(agent: Agent, home: Path) -> None:
+    agent("run", "-d", "--name", "x", "--", "./codex", "stay")
+    await_true(lambda: agent("logs", "x").out == "first login\n1\n", "it has logged in")
+    agent("suspend", "x")
+    assert agent("run", "--", "./codex").out == "logged in\n2\n"
+    there = (home / ".codex").stat().st_ino
+    agent("resume", "-d", "x")
+    assert (home / ".codex/history.jsonl").read_text() == "started\n" * 2
+    assert (home / ".codex").stat().st_ino == there, "another run may have it mounted"

@@ -36,6 +36,7 @@ class RunSpec:
     env: Mapping[str, str] = field(repr=False)
     user: str = "0:0"  # "uid:gid" of the command, numbers
     user_namespace: bool = False  # the box is in one of its own, so that CRIU may dump another user than root
+    cpu_baseline: str = ""  # "x86-64-v2": the instruction sets that its programs were kept to; "": all
     no_new_privs: bool = False  # no program of the run can gain privileges by its set-user-ID bit
     tty: bool = False
     stdin_open: bool = False

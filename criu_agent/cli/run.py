@@ -14,8 +14,8 @@ from criu_agent.cli import show, terminal
 from criu_agent.cli.context import Context, verb
 from criu_agent.cli.options import duration, files_choice
 from criu_agent.control import Client
-from criu_agent.errors import Failure, Interrupted, ToolFailed, Usage
-from criu_agent.linux import proc, users
+from criu_agent.errors import Failure, HostCannot, Interrupted, ToolFailed, Usage
+from criu_agent.linux import cpu, cpu_baseline, proc, users
 from criu_agent.linux.users import User
 from criu_agent.model import RunSpec
 from criu_agent.supervisor import spawn
@@ -56,6 +56,11 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
     "-u", "--user", metavar="USER[:GROUP]", help="User of the command; by default who called, through sudo too"
 )
 @click.option("--no-new-privs", is_flag=True, help="No program in the run gains privileges: sudo does not work")
+@click.option(
+    "--cpu-baseline",
+    type=click.Choice(list(cpu_baseline.LEVELS)),
+    help="Keep glibc and OpenSSL to the instructions of older processors, so that it can be restored on them",
+)
 @click.option("--net", type=click.Choice(["host"]), default="host", help="Network of the run", show_default=True)
 @click.option(
     "--fs",
@@ -175,9 +180,10 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         name=runs.check_name(name),
         argv=command,
         workdir=workdir,
-        env=env,
+        env=_kept_to(options["cpu_baseline"], env),
         user=user.numbers,
         user_namespace=user.uid != 0 and not proc.has_sys_resource(os.getpid()),
+        cpu_baseline=options["cpu_baseline"] or "",
         no_new_privs=bool(options["no_new_privs"]),
         tty=with_terminal,
         stdin_open=bool(options["interactive"]) or not options["detach"],
@@ -234,6 +240,24 @@ def _require_apart(context: Context, paths: Sequence[str], *, hint: str = "") ->
                     f"{path} holds criu-agent's own files in {own}",
                     hint=hint or "use another --workdir, --repo or CRIU_AGENT_STATE_DIR",
                 )
+
+
+def _kept_to(level: str | None, environment: dict[str, str]) -> dict[str, str]:
+    """The environment of a run that is kept to a level of processors."""
+    if not level:
+        return environment
+    lacking = cpu.missing(os.uname().machine, cpu_baseline.LEVELS[level], cpu.read().flags)
+    if lacking:
+        raise HostCannot(
+            f"this host is no {level} itself: its processor lacks {' '.join(lacking)}",
+            hint="give a lower level to --cpu-baseline, or none",
+        )
+    try:
+        return environment | cpu_baseline.environment(level, environment)
+    except ValueError as error:
+        raise Usage(
+            f"--cpu-baseline sets {error}, which is set for the same already", hint=f"unset {error}, or leave it out"
+        ) from error
 
 
 def _user(value: object) -> User:

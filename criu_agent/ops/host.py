@@ -10,6 +10,7 @@ from criu_agent.box import cgroup
 from criu_agent.config import Config
 from criu_agent.errors import HostCannot
 from criu_agent.linux import cpu, proc, process
+from criu_agent.linux.cpu_baseline import LEVELS
 from criu_agent.model import Host, Manifest
 from criu_agent.repo.locks import Holder
 
@@ -68,14 +69,17 @@ def lives(one: Holder) -> bool:
         return False
 
 
-def require_able(config: Config, manifest: Manifest) -> None:
-    """HostCannot when this host cannot run what was dumped there, naming each requirement and both values."""
-    require_like(facts(config), manifest.host)
+def require_able(config: Config, manifest: Manifest, cpu_baseline: str) -> None:
+    """HostCannot when this host cannot run what was dumped there, naming each requirement and both values.
+
+    cpu_baseline: the level of processors that the run was kept to, or "".
+    """
+    require_like(facts(config), manifest.host, cpu_baseline)
 
 
-def require_like(here: Host, there: Host) -> None:
+def require_like(here: Host, there: Host, cpu_baseline: str = "") -> None:
     """HostCannot when a process of the host `there` could not go on `here`: all that is lacking, in one message."""
-    lacking = list(_lacking(here, there))
+    lacking = list(_lacking(here, there, cpu_baseline))
     if lacking:
         what = "; ".join(requirement for requirement, _ in lacking)
         raise HostCannot(
@@ -85,20 +89,20 @@ def require_like(here: Host, there: Host) -> None:
         )
 
 
-def _lacking(here: Host, there: Host) -> Iterator[tuple[str, str]]:
+def _lacking(here: Host, there: Host, cpu_baseline: str) -> Iterator[tuple[str, str]]:
     """What `here` lacks, with the value of both hosts, and what to do about it."""
     another = "restore it on a host of the same kind"
     if here.machine != there.machine:
         yield f"it needs the machine {there.machine}, this host has {here.machine}", another
     if here.page_size != there.page_size:
         yield f"it needs pages of {there.page_size} bytes, this host has pages of {here.page_size}", another
-    instructions = (
-        cpu.missing(there.machine, there.cpu_flags, here.cpu_flags) if here.machine == there.machine else []
-    )
+    needed = LEVELS[cpu_baseline] if cpu_baseline else there.cpu_flags
+    instructions = cpu.missing(there.machine, needed, here.cpu_flags) if here.machine == there.machine else []
     if instructions:
+        which = cpu_baseline or there.cpu_model or "that one"
         yield (
-            f"it needs a processor with {' '.join(instructions)}, as {there.cpu_model or 'that one'} has, this host "
-            f"has {here.cpu_model or 'one'} without",
+            f"it needs a processor with {' '.join(instructions)}, as {which} has, this host has "
+            f"{here.cpu_model or 'one'} without",
             "restore it on a host whose processor has at least the same instruction sets",
         )
     if there.time_namespaces and not here.time_namespaces:

@@ -91,8 +91,8 @@ def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[
 
 def _require_able_and_allowed(config: Config, snapshot: Snapshot, run: runs.Run | None) -> saved.Saved:
     """What the manifest says of its run. HostCannot if this host cannot, or may not, have its processes."""
-    host.require_able(config, snapshot.manifest)
     known = saved.read(config, snapshot.manifest)
+    host.require_able(config, snapshot.manifest, known.spec.cpu_baseline)
     host_policy.require_allowed(
         host_policy.read(POLICY_FILE),
         recorded=known.privileges,

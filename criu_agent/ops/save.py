@@ -122,6 +122,7 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
             "run": {
                 "user": spec.user,
                 "user_namespace": spec.user_namespace,
+                "cpu_baseline": spec.cpu_baseline,
                 "no_new_privs": spec.no_new_privs,
                 "tty": spec.tty,
                 "stdin_open": spec.stdin_open,

@@ -18,6 +18,7 @@ from criu_agent.box.outer import again
 from criu_agent.config import Config
 from criu_agent.criu.command import NetworkLock
 from criu_agent.errors import Corrupt
+from criu_agent.linux.cpu_baseline import LEVELS
 from criu_agent.model import Contents, Manifest, RunSpec, Tree
 from criu_agent.ops import automatic, privileges
 from criu_agent.ops.privileges import Recorded
@@ -137,6 +138,7 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         env={},
         user=_user(run.text("user")),
         user_namespace=run.flag("user_namespace"),
+        cpu_baseline=_cpu_baseline(run),
         no_new_privs=run.flag("no_new_privs") if "no_new_privs" in run.document else False,
         tty=run.flag("tty"),
         stdin_open=run.flag("stdin_open"),
@@ -169,6 +171,13 @@ def _agent_state(run: Fields) -> Mapping[str, str]:
         if path not in run.texts("through") or kind not in ("directory", "file"):
             _wrong(f"{path!r} is no state of an agent")
     return state
+
+
+def _cpu_baseline(run: Fields) -> str:
+    level = run.text("cpu_baseline") if "cpu_baseline" in run.document else ""
+    if level and level not in LEVELS:
+        _wrong(f"{level!r} is no level of processors")
+    return level
 
 
 def _user(text: str) -> str:

@@ -205,12 +205,32 @@ class PstreeEntry(_message.Message):
     def __init__(self, pid: _Optional[int] = ..., ppid: _Optional[int] = ..., pgid: _Optional[int] = ..., sid: _Optional[int] = ..., threads: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class Core(_message.Message):
-    __slots__ = ("task", "thread")
+    __slots__ = ("x86", "task", "thread")
+    X86_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     THREAD_FIELD_NUMBER: _ClassVar[int]
+    x86: CoreX86
     task: CoreTask
     thread: CoreThread
-    def __init__(self, task: _Optional[_Union[CoreTask, _Mapping]] = ..., thread: _Optional[_Union[CoreThread, _Mapping]] = ...) -> None: ...
+    def __init__(self, x86: _Optional[_Union[CoreX86, _Mapping]] = ..., task: _Optional[_Union[CoreTask, _Mapping]] = ..., thread: _Optional[_Union[CoreThread, _Mapping]] = ...) -> None: ...
+
+class CoreX86(_message.Message):
+    __slots__ = ("floating_point",)
+    FLOATING_POINT_FIELD_NUMBER: _ClassVar[int]
+    floating_point: FloatingPoint
+    def __init__(self, floating_point: _Optional[_Union[FloatingPoint, _Mapping]] = ...) -> None: ...
+
+class FloatingPoint(_message.Message):
+    __slots__ = ("xsave",)
+    XSAVE_FIELD_NUMBER: _ClassVar[int]
+    xsave: Xsave
+    def __init__(self, xsave: _Optional[_Union[Xsave, _Mapping]] = ...) -> None: ...
+
+class Xsave(_message.Message):
+    __slots__ = ("in_use",)
+    IN_USE_FIELD_NUMBER: _ClassVar[int]
+    in_use: int
+    def __init__(self, in_use: _Optional[int] = ...) -> None: ...
 
 class CoreTask(_message.Message):
     __slots__ = ("state", "comm")

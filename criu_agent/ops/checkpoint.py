@@ -13,12 +13,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
 from criu_agent import log, runs
-from criu_agent.criu import images, terminals
+from criu_agent.criu import images, registers, terminals
 from criu_agent.criu.command import NetworkLock
 from criu_agent.criu.dump import Cancel, Dump
+from criu_agent.criu.imagefile import in_directory
 from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure, NoSpace, Refused
 from criu_agent.linux import nft
+from criu_agent.linux.cpu_baseline import LEVELS
 from criu_agent.model import PlanRow
 from criu_agent.ops import closure, facts, host, plan, privileges, trees, vault
 from criu_agent.ops.closure import Closure
@@ -154,6 +156,7 @@ def checkpoint(
                 network={"lock": lock, "table": _table(dump) if lock == "nftables" else ""},
                 privileges=privileges.saved(privileges.of_tree(frozen.processes)),
             )
+            unkept = _beyond_baseline(live, image_dir)
             trees.freeze(live, files, frozen)
             phases.end("files")
             if request.stop:  # kept frozen until its successor is durable
@@ -182,9 +185,16 @@ def checkpoint(
         bytes_raw=snapshot.size,
         bytes_stored=snapshot.stored,
         connections=connections,
-        warnings=[plan.describe(row) for row in rows if row.kind == "fd" and row.action == "reset"],
+        warnings=[*(plan.describe(row) for row in rows if row.kind == "fd" and row.action == "reset"), *unkept],
         network_lock=instant.network["table"],
     )
+
+
+def _beyond_baseline(live: Live, image_dir: ImageDir) -> list[str]:
+    """What shows that programs of the run are not kept to its --cpu-baseline."""
+    level = live.spec.cpu_baseline
+    found = registers.beyond(in_directory(image_dir.path), LEVELS[level]) if level else []
+    return [f"--cpu-baseline {level} does not hold back {one}: it cannot be restored on such a host" for one in found]
 
 
 @contextmanager

@@ -16,13 +16,14 @@ from typing import Any
 from criu_agent import log, runs
 from criu_agent.box import mounts, outer
 from criu_agent.config import POLICY_FILE, Config
-from criu_agent.criu import images, terminals, timers
+from criu_agent.criu import images, registers, terminals, timers
 from criu_agent.criu import restore as criu
+from criu_agent.criu.imagefile import in_directory
 from criu_agent.criu.images import ImageDir
 from criu_agent.errors import Failure, HostCannot, Refused
 from criu_agent.fs.difference import Place, unproven
 from criu_agent.fs.rebuild import rebuild
-from criu_agent.linux import files
+from criu_agent.linux import cpu, files
 from criu_agent.model import Blob, Contents, RunState, Snapshot
 from criu_agent.ops import closure, host, host_policy, live, plan, privileges, safety, saved, through, trees, vault
 from criu_agent.repo.reading import Reader
@@ -173,6 +174,7 @@ def restore(
         with ExitStack() as undo:
             image_dir = undo.enter_context(ImageDir(run.runtime / "images", room))
             _load(reader, contents.images, image_dir.path)
+            _require_registers(image_dir.path, known.spec.cpu_baseline)
             terminals.give_back_controlling_terminals(image_dir.path)
             timers.wind_up_periodic_timers(image_dir.path)
             scrollback = Scrollback(b"".join(reader.stream(contents.attachments["scrollback"])))
@@ -334,6 +336,20 @@ def _load(reader: Reader, blobs: Mapping[str, Blob], directory: Path) -> None:
                 opened.callback(os.close, fd)
                 targets.append((blobs[name], fd))
             reader.load(targets)
+
+
+def _require_registers(directory: Path, cpu_baseline: str) -> None:
+    """HostCannot for registers in use that this processor lacks: of a program that the baseline did not hold back.
+
+    Without a baseline the processor has everything that was there.
+    """
+    lost = registers.beyond(in_directory(directory), cpu.read().flags) if cpu_baseline else []
+    if lost:
+        raise HostCannot(
+            f"this host's processor lacks registers that are in use in the snapshot: {', '.join(lost)}",
+            hint="that program heeds no --cpu-baseline: restore it on a processor that has them",
+            agent_state="not running",
+        )
 
 
 def _rebuild_files(

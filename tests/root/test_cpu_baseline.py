@@ -18,6 +18,14 @@ while True:
     print(n, hashlib.sha256(str(n).encode()).hexdigest(), flush=True)
     time.sleep(0.05)
 """
+# It asks nobody: vpcmpeqd ymm0,ymm0,ymm0 and a jump to itself.
+AVX = """
+import ctypes, mmap
+code = mmap.mmap(-1, 4096, prot=7)
+code.write(bytes.fromhex("c5fd76c0ebfe"))
+print("now", flush=True)
+ctypes.CFUNCTYPE(None)(ctypes.addressof(ctypes.c_char.from_buffer(code)))()
+"""
 
 
 @pytest.fixture
@@ -83,3 +91,21 @@ def test_what_cannot_be_kept_is_refused_at_the_start(agent: Agent, on_older_proc
     outcome = agent("run", "-d", "--name", "it", "--cpu-baseline", "x86-64-v4", "--", "true", check=False)
     assert outcome.code == 15, outcome
     assert "this host is no x86-64-v4 itself: its processor lacks " in outcome.err
+
+
+@pytest.mark.skipif("avx" not in cpu.read().flags, reason="this processor has no AVX")
+def test_a_program_that_is_not_held_back_is_told_of_and_not_restored_there(
+    agent: Agent, on_older_processor: Callable[[], None]
+) -> None:
+    (agent.workdir / "avx.py").write_text(AVX)
+    agent("run", "-d", "--name", "it", "--cpu-baseline", OLDER, "--", "python3", "avx.py")
+    await_true(lambda: "now" in agent("logs", "it").out, "it is there")
+    outcome = agent("suspend", "it")
+    assert "warning: --cpu-baseline x86-64-v2 does not hold back avx in python3 (2): it cannot be " in outcome.err
+    agent("resume", "-d", "it")
+    agent("suspend", "it")
+    on_older_processor()
+    outcome = agent("resume", "-d", "it", check=False)
+    assert outcome.code == 15, outcome
+    assert "processor lacks registers that are in use in the snapshot: avx in python3 (2)" in outcome.err
+    assert agent.state_of("it") == "suspended"

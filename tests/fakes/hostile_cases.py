@@ -35,6 +35,14 @@ LINK = {"path": "l", "type": "symlink", "target": "/etc"}
 HARD = {"path": "l", "type": "link"}
 NODE = {"path": "n", "type": "block"}
 CONNECTION = dict.fromkeys(("id", "program", "protocol", "local", "remote", "state", "action"), "x")
+MAY: dict[str, object] = {
+    **dict.fromkeys(("uids", "gids"), [0] * 4),
+    "pids": [1],
+    "groups": [],
+    "no_new_privs": False,
+    "seccomp": 2,
+    "capabilities": dict.fromkeys(("inheritable", "permitted", "effective", "bounding", "ambient"), "0"),
+}
 ZERO = "0" * 32
 LONG = base64.b64encode(bytes(5000)).decode()
 X5000 = b"x" * 5000
@@ -71,10 +79,16 @@ VALUES: dict[str, tuple[object, ...]] = {
     "head/host/page_size": (0, 3, 4097, 1 << 62),
     "head/host/criu": ("99.9",),
     "head/host/cpu_flags": ("sse",),
+    "head/host/cgroups": (7,),
+    "head/host/time_namespaces": ("yes",),
+    "head/host/monotonic": (-1, 1e300),
     "head/host/boot_id": (7,),
     "head/host/hostname": (GONE,),
     RESOURCES: ({"a/b": 1}, {}, []),
     f"{RESOURCES}/run": (GONE, [], "x", None, 7),
+    f"{RESOURCES}/privileges": (*({}, "x", [7], [{}], [[]]), [MAY | {"pids": [1 << 40]}], [MAY | {"uids": [0]}]),
+    f"{RESOURCES}/run/cpu_baseline": ("x86-64-v1", 7, ["x86-64-v2"]),
+    f"{RESOURCES}/run/no_new_privs": (0, "yes"),
     f"{RESOURCES}/terminal": (GONE, [], "x", None, 7),
     f"{RESOURCES}/mounts": (GONE, [], "x", None, 7),
     f"{RESOURCES}/network": (GONE, [], "x", None, 7),

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Literal
 
 from criu_agent.box import cgroup
+from criu_agent.config import POLICY_FILE
 from criu_agent.criu import images, selftest
 from criu_agent.errors import HostCannot
 from criu_agent.linux import process
-from criu_agent.ops import probes
+from criu_agent.ops import host_policy, probes
 
 _OLDEST_KERNEL = (5, 14)  # cgroup.kill, with which a restore that does not end is rolled back
 _ENOUGH = 1 << 30  # bytes: an agent of a gigabyte is an ordinary one
@@ -72,6 +73,7 @@ def examine(*, criu: Path, init: Path, state_dir: Path, runtime_dir: Path) -> li
         ),
         _needs("init", probes.runs([str(init), "--version"]), _INSTALL, ok=str(init), vital=True),
         *_criu(criu, runtime),
+        policy(POLICY_FILE),
         memory(images.available_memory(Path("/proc/meminfo").read_text())),
         disk(state, shutil.disk_usage(state).free),
     ]
@@ -100,6 +102,17 @@ def capabilities(status: str) -> list[Finding]:
         )
         for name, number, without, vital in _CAPABILITIES
     ]
+
+
+def policy(path: Path) -> Finding:
+    """Of the file that says what may be restored here: one that is not good forbids everything."""
+    try:
+        found = host_policy.read(path)
+    except HostCannot as error:
+        fix = f"put {path} right ({error.hint})"
+        return Finding(requirement="policy", state="missing", detail=error.message, fix=fix, vital=True)
+    limited = found != host_policy.Policy(path=path)
+    return _ok("policy", f"{path} limits what is restored" if limited else "every snapshot may be restored")
 
 
 def memory(available: int) -> Finding:

@@ -96,3 +96,16 @@ def test_a_warning_of_a_program_that_succeeds_is_no_reason() -> None:
 def test_a_file_that_the_kernel_lacks_is_named() -> None:
     assert probes.kernel_file("/proc/self/ns/pid") == ""
     assert probes.kernel_file("/proc/self/ns/nonsense") == "the kernel has no /proc/self/ns/nonsense"
+
+
+def test_a_policy_is_told_of_and_one_that_forbids_everything_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "policy.toml"
+    assert doctor.policy(path).detail == "every snapshot may be restored"
+    path.write_text("uids = [0]")
+    path.chmod(0o644)
+    assert doctor.policy(path) == Finding(requirement="policy", state="ok", detail=f"{path} limits what is restored")
+    path.chmod(0o666)
+    found = doctor.policy(path)
+    assert (found.state, found.vital) == ("missing", True)
+    assert "can be written by others" in found.detail
+    assert "chmod go-w" in found.fix

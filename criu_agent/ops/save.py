@@ -81,7 +81,7 @@ def save(
         trees=saved,
         attachments=dict(zip(attached, writer.save(sources), strict=True)),
     )
-    snapshot = writer.commit(_manifest(live, request, instant), contents)
+    snapshot = writer.commit(_manifest(live, request, files, instant), contents)
     trees.remember(live, snapshot.id, files)
     used.remember()
     return snapshot
@@ -103,7 +103,7 @@ def _images(image_dir: ImageDir, names: Sequence[str]) -> Iterator[Source]:
         path.unlink()
 
 
-def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
+def _manifest(live: Live, request: Request, files: trees.Captures, instant: Instant) -> Manifest:
     spec = live.spec
     return Manifest(
         run_id=spec.id,
@@ -137,7 +137,7 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
             "terminal": instant.terminal.saved,
             "connections": instant.connections,
             "network": instant.network,
-            "captured": trees.captured(live),
+            "captured": trees.captured(live, files),
             "privileges": instant.privileges,
             "mounts": {bind.key: bind.target for bind in live.layout.binds},
         },

@@ -1,6 +1,7 @@
 """The file trees of a run's snapshots: its upper layer, and what is written through to the host."""
 
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
@@ -27,13 +28,14 @@ Captures = Mapping[str, tree.Capture]
 
 
 def through(live: Live) -> dict[str, Bind]:
-    """What is written through to the host, by the name of its tree."""
-    return {bind.key: bind for bind in live.layout.binds if bind.key.startswith("through-")}
+    """What is written through to the host and is a tree, by its name: a socket of the host (docker.sock) is none."""
+    return {bind.key: bind for bind in _through(live) if _is_tree(Path(bind.source))}
 
 
-def captured(live: Live) -> dict[str, dict[str, object]]:
+def captured(live: Live, taken: Captures) -> dict[str, dict[str, object]]:
     """What the manifest says of these trees."""
-    return {name: {"path": bind.target, "excluded": list(_excluded(live))} for name, bind in through(live).items()}
+    binds = [bind for bind in _through(live) if bind.key in taken]
+    return {bind.key: {"path": bind.target, "excluded": list(_excluded(live))} for bind in binds}
 
 
 @contextmanager
@@ -97,7 +99,10 @@ def proven(directory: Path, snapshot_id: str) -> Callable[[str], Proven]:
 def rows(live: Live) -> list[PlanRow]:
     """What a plan says of these trees."""
     said: list[PlanRow] = []
-    for bind in through(live).values():
+    for bind in _through(live):
+        if not _is_tree(Path(bind.source)):
+            said.append(_row(bind.target, "re-plug", "neither a directory nor a file: not captured"))
+            continue
         said.append(_row(bind.target, "keep", f"captured, without {', '.join(_excluded(live))}"))
         mounted = (f"{bind.target}/{path}" for path in mounts(Path(bind.source)))
         said.extend(_row(path, "close", "mounted from elsewhere: not captured") for path in mounted)
@@ -110,6 +115,19 @@ def _row(path: str, action: Action, reason: str) -> PlanRow:
 
 def _roots(live: Live) -> dict[str, Path]:
     return {**live.layout.uppers(), **{name: Path(bind.source) for name, bind in through(live).items()}}
+
+
+def _through(live: Live) -> list[Bind]:
+    return [bind for bind in live.layout.binds if bind.key.startswith("through-")]
+
+
+def _is_tree(path: Path) -> bool:
+    """One that is not there must be noticed, and is when it is listed."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return True
+    return stat.S_ISDIR(mode) or stat.S_ISREG(mode)
 
 
 def _excluded(live: Live) -> tuple[str, ...]:

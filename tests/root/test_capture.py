@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -152,6 +153,17 @@ def test_a_single_file_that_is_written_through_is_a_tree(agent: Agent, tmp_path:
     agent("suspend", "one")
     agent("resume", "-d", "one")
     assert agent.state_of("one") == "running"
+
+
+def test_a_socket_that_is_written_through_is_no_tree(agent: Agent, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "daemon.sock"))
+        start(agent, "--through", str(tmp_path / "daemon.sock"))
+        assert "neither a directory nor a file: not captured" in agent("plan", "--all", "one").out
+        snapshot, contents, _ = opened(agent, str(checkpoint(agent)["snapshot"]))
+    captured = snapshot.manifest.resources["captured"]
+    assert set(contents.trees) == {"upper", *captured}
+    assert [one["path"] for one in captured.values()] == [str(agent.workdir)]
 
 
 def test_what_is_excluded_is_in_no_snapshot_but_what_is_open_is(agent: Agent) -> None:

@@ -1,5 +1,6 @@
 """What a snapshot has of a file is taken over: which files are read again, and which must be."""
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -7,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from criu_agent.errors import Failure, NoSpace
 from criu_agent.fs import listing, table, tree
 from criu_agent.fs.excluded import matcher
 from criu_agent.fs.listing import Left
 from criu_agent.fs.rebuild import entries, rebuild
 from criu_agent.fs.tree import Capture, capture, prepare, save
+from criu_agent.linux import process
 from criu_agent.model import Tree
 from tests.fakes.shelf import Shelf
 
@@ -301,3 +304,69 @@ def test_a_large_tree_is_listed_by_several_and_nothing_is_missed(tmp_path: Path)
     changed = listing.read(tmp_path, Left(), like=shared)
     assert sorted(changed.lines()) == sorted(listing.read(tmp_path, Left()).lines())
     assert set(changed.new_lines(again)) >= set(changed.lines()) - set(again.lines())
+
+
+def after_listing(monkeypatch: pytest.MonkeyPatch, act: Callable[[], object]) -> None:
+    """Do something when a tree has been listed and nothing was read yet."""
+    read = listing.read
+
+    def then(*arguments: object, **options: object) -> listing.Listing:
+        found = read(*arguments, **options)  # type: ignore[arg-type]
+        act()
+        return found
+
+    monkeypatch.setattr(tree.listing, "read", then)
+
+
+def test_what_vanishes_between_its_listing_and_its_reading_is_not_there(
+    line: Line, into: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_listing(monkeypatch, lambda: (line.root / "d/f14").unlink(missing_ok=True))
+    with capture(line.root, spool=line.spool) as captured:
+        rebuild(save(captured, line.shelf.save, "t"), line.shelf.stream, into)
+    assert contents(into) == contents(line.root)
+    assert not (into / "d/f14").exists()
+
+
+def test_a_fifo_that_takes_the_place_of_a_file_holds_nobody(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = tree.Looking.entry
+
+    def entry(looking: tree.Looking, one: bytes) -> tree.Entry:
+        found = looked(looking, one)
+        if found.path == "d/f15" and found.kind == "file":
+            (line.root / "d/f15").unlink()
+            os.mkfifo(line.root / "d/f15")
+        return found
+
+    monkeypatch.setattr(tree.Looking, "entry", entry)
+    with pytest.raises(Failure, match="d/f15 was replaced while it was captured"):
+        capture(line.root, spool=line.spool)
+    assert line.take()  # what cannot be read ahead is read in the freeze, if it can be then
+    assert list(line.spool.iterdir()) == []
+
+
+def test_what_cannot_be_listed_in_time_is_given_up(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    spawn = process.spawn
+
+    def hanging(argv: list[str], **options: object) -> process.Process[bytes]:
+        return spawn(["sleep", "60"], **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(listing.process, "spawn", hanging)
+    monkeypatch.setattr(listing, "_LIMIT", 0.1)
+    began = time.monotonic()
+    with pytest.raises(Failure, match="cannot be listed within"):
+        listing.read(line.root, Left())
+    assert time.monotonic() - began < 10
+
+
+def test_a_spool_without_room_is_said_so_and_leaves_nothing(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    line.settle()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(tree, "_copy", full)
+    for take in (line.prepared, lambda: capture(line.root, spool=line.spool)):
+        with pytest.raises(NoSpace, match=r"cannot copy the files of .*: No space left"):
+            take()
+    assert list(line.spool.iterdir()) == []

@@ -27,13 +27,14 @@ from criu_agent.fs.entry import LINE_LIMIT, PAGE, Entry, to_line
 from criu_agent.fs.excluded import matcher
 from criu_agent.fs.listing import Left, Listing
 from criu_agent.fs.scan import Found, Looking, linked, order
-from criu_agent.model import Blob, Part, Source, Tree
+from criu_agent.model import Blob, PageRun, Part, Source, Tree
 from criu_agent.store.document import version_line
 
 VERSIONS = (1, 2)  # that are read; the last one is written
 _OWN_BLOB = 1 << 20  # a file with that much data does not share its blob
 _GROUP = 256  # of smaller files so many share a blob, on average
 _GROUP_MOST = 1024  # whatever they are called
+_INDEX_PAGES = 12  # 2 to this power: more than a group has in the index
 _NOT_BETWEEN = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 # A file that was changed so shortly before it was looked at may be changed again without another time: those of files
 # are as coarse as a tick of the kernel, or two seconds on FAT.
@@ -308,14 +309,27 @@ def _sources(captured: Capture, name: str) -> Iterator[Source]:
         if pages:
             size = pages * PAGE
             yield Source(stream=f"{name}/{stream}", size=size, content=_Contents(new), taken=taken)
-    lines = [version_line("tree", VERSIONS[-1])]
-    for entry in captured.entries:
-        line = to_line(entry) + b"\n"
-        if len(line) > LINE_LIMIT:
-            raise Failure(f"{captured.root / entry.path} has too many holes to be captured")
-        lines.append(line)
-    index = b"".join(lines)
-    yield Source(stream=f"{name}/index", size=len(index), content=io.BytesIO(index))
+    index, runs = _index(captured)
+    yield Source(stream=f"{name}/index", size=len(index), content=io.BytesIO(index), runs=runs)
+
+
+def _index(captured: Capture) -> tuple[bytes, tuple[PageRun, ...]]:
+    """The index, and numbers of its pages: each group begins at a page whose number depends on its name only.
+
+    So a line that becomes longer, or is added, changes the pages of its group, and not all that follow.
+    """
+    parts: list[bytes] = []
+    runs: list[PageRun] = []
+    head = version_line("tree", VERSIONS[-1])
+    for stream, group in captured.groups:
+        lines = [to_line(one.entry) for one in group]
+        if longest := [one for one, line in zip(group, lines, strict=True) if len(line) >= LINE_LIMIT - PAGE]:
+            raise Failure(f"{captured.root / longest[0].entry.path} has too many holes to be captured")
+        data = head + b"\n".join(lines)
+        parts.append(data + b" " * (-(len(data) + 1) % PAGE) + b"\n")
+        runs.append((zlib.crc32(os.fsencode(stream)) << _INDEX_PAGES, len(parts[-1]) // PAGE))
+        head = b""
+    return b"".join(parts), tuple(runs)
 
 
 def _taken(group: Sequence[Found]) -> tuple[tuple[tuple[int, Part], ...], int]:

@@ -88,3 +88,16 @@ def test_a_new_file_changes_no_other_group(tmp_path: Path, root: Path) -> None:
     _, again = take(vault, root)
     assert again == ["upper/after/", *names]
     assert changed_bytes(vault, before) <= vault.blobs["upper/index"].size + PAGE
+
+
+def test_a_line_of_another_length_changes_the_index_only_near_itself(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for number in range(3000):
+        (root / f"file{number:04}").write_bytes(b"%d" % number)
+    vault = Vault(tmp_path)
+    take(vault, root)
+    before, size = known(vault), vault.blobs["upper/index"].size
+    os.utime(root / "file1500", ns=(0, 5))
+    take(vault, root)
+    assert 0 < changed_bytes(vault, before) < size / 3

@@ -2,7 +2,7 @@
 
 BENCH = bench bench.first bench.incremental bench.capture bench.pieces bench.s3
 
-.PHONY: help install demo test lint bench proto clean
+.PHONY: help install demo test soak lint bench proto clean
 help:                                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
@@ -12,8 +12,11 @@ install:                             ## install CRIU, the init and criu-agent (i
 demo: install                        ## install what is needed and watch a program be suspended and resumed
 	@scripts/demo
 
-test: .dev                           ## install what is needed and run every test
+test: .dev                           ## install what is needed and run the tests, all but the slow ones
 	.venv/bin/pytest
+
+soak: .dev                           ## the slow tests too, and hundreds of kills; TIMES=50 for fewer
+	TIMES=$(or $(TIMES),200) .venv/bin/pytest -m "" tests/root/test_killed.py tests/workloads
 
 lint: .dev                           ## ruff, ruff format, mypy --strict, shellcheck (the tests run them too)
 	.venv/bin/pytest -q tests/unit/test_lint.py

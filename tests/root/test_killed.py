@@ -1,6 +1,7 @@
 """SIGKILL of the command line at any time: the run is as it was, or as it was asked to be, and can be used."""
 
 import contextlib
+import os
 import random
 import subprocess
 import time
@@ -9,7 +10,7 @@ from tests.conftest import Agent, await_true
 from tests.counting import assert_counts_on, assert_untouched, numbers, start_counter, started
 
 SEED = 20261121
-TIMES = 20
+TIMES = int(os.environ.get("TIMES", "10"))  # more of them in `make soak`
 
 
 class Killer:

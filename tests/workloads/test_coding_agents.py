@@ -88,7 +88,9 @@ def opencode(agent: Agent, model: Model) -> Workload:
 both_agents = pytest.mark.parametrize("start", [codex, opencode], ids=["codex", "opencode"])
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [pytest.param(way, marks=[] if way == "three_generations" else pytest.mark.slow) for way in WAYS]
+)
 @both_agents
 def test_a_coding_agent_goes_on(
     agent: Agent, screen: Screen, model: Model, start: Callable[[Agent, Model], Workload], way: str

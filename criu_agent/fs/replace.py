@@ -40,12 +40,14 @@ def replace(place: Place, differences: Iterable[Difference]) -> None:
     _dress_directories(place, [path for path in place.entries if path in made or path in touched or path in found])
 
 
-def make(place: Place) -> None:
+def make(place: Place, by: str) -> None:
     """Make the tree where nothing is, or an empty directory: all of it at once, or nothing.
 
-    On an empty directory that is a mount point it is made in place: who dies leaves a part of it there.
+    by: a name that nobody else makes it by at the same time, such as a run's id: what a dead maker has left by that
+    name is removed by the next one. On an empty directory that is a mount point it is made in place: who dies leaves
+    a part of it there.
     """
-    beside = dataclasses.replace(place, top=f"{_BESIDE}{place.top[:200]}")
+    beside = dataclasses.replace(place, top=f"{_BESIDE}{by}-{place.top[:40]}")
     with _translated(place, ""):
         place.base.mkdir(parents=True, exist_ok=True)
         if place.root.is_mount():

@@ -26,7 +26,7 @@ def make(repository: Repository, snapshot: Snapshot, path: str, into: Path) -> i
     chosen = set(contents.listed(files.entries, path, recursive=True)) | {contents.in_layer(path)}
     entries = _standing_alone(files.entries, chosen)
     place = Place(base=into.parent, top=into.name, entries=entries, data=contents.data(files))
-    fs.make(place)
+    fs.make(place, snapshot.id[:16])
     return sum(entry.kind != "directory" for entry in entries.values())
 
 

@@ -180,7 +180,7 @@ def restore(
             scrollback = Scrollback(b"".join(reader.stream(contents.attachments["scrollback"])))
             kept = _keep(config, run, repository, snapshot, found, here.choice)
             undo.enter_context(_telling(kept))
-            through.settle(found, here.choice, rollback, safe=_places_of(repository, kept, run))
+            through.settle(found, run.spec.id, here.choice, rollback, safe=_places_of(repository, kept, run))
             layout = _rebuild_files(config, run, known.mounts, reader, contents, rollback)
             root = run.runtime / "root"
             _mount_root(reader, contents, run, layout, root)

@@ -40,8 +40,8 @@ _REMAP = re.compile(r"link_remap\.[0-9]+")
 class Found:
     """A tree of the snapshot and what is here in its place. is_free: nothing is here.
 
-    What agents keep of themselves is shared with others, and on another host another: what is here stays, unless the
-    user says otherwise. kept: what differs of what the run's own agent keeps.
+    What agents keep of themselves is shared with others, and on another host another: what is here stays, unless it
+    is of the run's own agent and the user says otherwise. kept: what differs of that.
     """
 
     captured: saved.Captured
@@ -104,10 +104,11 @@ def look(found: Iterable[tuple[saved.Captured, Place]], spec: RunSpec, *, choice
             hint="it is of an older criu-agent; leave --into out, and bring them here in another way",
         )
     own = agents.own(spec.argv, spec.agent_state)
-    return [_looked_at(one, place, choice, into, is_own=one.path in own) for one, place in found]
+    ours = [(one, place) for one, place in found if one.path in own or not place.is_shared]
+    return [_looked_at(one, place, choice, into) for one, place in ours]
 
 
-def _looked_at(captured: saved.Captured, place: Place, choice: Choice, into: str, *, is_own: bool) -> Found:
+def _looked_at(captured: saved.Captured, place: Place, choice: Choice, into: str) -> Found:
     free = _is_free(place)
     if into == str(place.root) and not free:
         raise Failure(f"{into} is not empty", hint="--into wants a directory that is empty, or not there yet")
@@ -119,8 +120,7 @@ def _looked_at(captured: saved.Captured, place: Place, choice: Choice, into: str
         if _REMAP.fullmatch(one.split("/")[-1]) and _is_missing(place.root / one)
     ]
     made = {one.path for one in remaps}
-    is_compared = choice != "ours" and (is_own or not place.is_shared)
-    differences = tuple(one for one in compare(place) if one.path not in made) if is_compared else ()
+    differences = () if choice == "ours" else tuple(one for one in compare(place) if one.path not in made)
     found = Found(captured=captured, place=place, is_free=False, remaps=tuple(remaps))
     if place.is_shared and choice == "refuse":
         return replace(found, kept=differences)
@@ -222,8 +222,8 @@ def _of_host(place: Place) -> githead.Read:
     return read
 
 
-def settle(found: Iterable[Found], choice: Choice, undo: ExitStack, *, safe: Sequence[Place] = ()) -> None:
-    """Make what is missing, and with "theirs" what is other, as the snapshot has it.
+def settle(found: Iterable[Found], by: str, choice: Choice, undo: ExitStack, *, safe: Sequence[Place] = ()) -> None:
+    """Make what is missing, and with "theirs" what is other, as the snapshot has it. by: the run's id.
 
     safe: the places as they are now, from a snapshot of them. Failure when it cannot be done here; what was done is
     undone by `undo`.
@@ -232,7 +232,7 @@ def settle(found: Iterable[Found], choice: Choice, undo: ExitStack, *, safe: Seq
     for one in found:
         if one.is_free:
             was_there = not _is_missing(one.place.root)
-            fs.make(one.place)
+            fs.make(one.place, by)
             undo.callback(_undone, one.place, partial(fs.remove, one.place, root=not was_there))
         elif choice == "theirs" and one.differences:
             undo.callback(_undone, one.place, partial(_put_back, backs[one.place.root]))

@@ -249,7 +249,7 @@ def test_a_single_file_can_be_a_tree(tmp_path: Path) -> None:
     fs.replace(place, compare(place))
     assert file.read_bytes() == b"as it was"
     file.unlink()
-    fs.make(place)
+    fs.make(place, "run")
     assert file.read_bytes() == b"as it was"
     assert [path.name for path in tmp_path.iterdir()] == ["settings"]
 
@@ -333,14 +333,32 @@ def test_a_tree_is_made_at_once_or_not_at_all(place: Place) -> None:
     elsewhere = other(place, base=place.base / "a/b", top="c")
     broken = other(elsewhere, data=lambda _: iter([b"t"]))
     with pytest.raises(Corrupt, match="more data than its blob"):
-        fs.make(broken)
+        fs.make(broken, "run")
     assert list((place.base / "a/b").iterdir()) == []
-    fs.make(elsewhere)
+    fs.make(elsewhere, "run")
     assert everything(elsewhere.root) == before
     fs.remove(elsewhere, root=False)
     assert list(elsewhere.root.iterdir()) == []
-    fs.make(elsewhere)
+    fs.make(elsewhere, "run")
     assert everything(elsewhere.root) == before
+
+
+def test_what_a_dead_maker_left_is_removed_by_the_next(place: Place) -> None:
+    (place.base / ".criu-agent-run-new").mkdir()
+    (place.base / ".criu-agent-run-new/half").touch()
+    (place.base / ".criu-agent-other-new").mkdir()
+    fs.make(other(place, top="new"), "run")
+    assert everything(place.base / "new") == everything(place.root)
+    assert sorted(path.name for path in place.base.iterdir()) == [".criu-agent-other-new", "new", "work"]
+
+
+def test_what_others_have_is_left_alone_where_it_is_shared(place: Place) -> None:
+    shared = other(place, is_shared=True)
+    (place.root / "d/new").touch()
+    append(place.root / "text")
+    assert [one.path for one in compare(shared)] == ["text", "text-again"]
+    fs.replace(shared, compare(shared))
+    assert told(place) == [("+", "d/new", "file, 0 bytes")]
 
 
 def test_what_is_there_is_never_made_over(place: Place) -> None:
@@ -348,7 +366,7 @@ def test_what_is_there_is_never_made_over(place: Place) -> None:
     taken.root.mkdir()
     (taken.root / "mine").touch()
     with pytest.raises(Failure, match=r"cannot make .*taken: Directory not empty"):
-        fs.make(taken)
+        fs.make(taken, "run")
     assert [path.name for path in place.base.iterdir()] in (["work", "taken"], ["taken", "work"])
     assert [path.name for path in taken.root.iterdir()] == ["mine"]
 

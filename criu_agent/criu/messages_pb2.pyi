@@ -527,3 +527,11 @@ class Remap(_message.Message):
     FILE_ID_FIELD_NUMBER: _ClassVar[int]
     file_id: int
     def __init__(self, file_id: _Optional[int] = ...) -> None: ...
+
+class MountPoint(_message.Message):
+    __slots__ = ("deleted", "ext_key")
+    DELETED_FIELD_NUMBER: _ClassVar[int]
+    EXT_KEY_FIELD_NUMBER: _ClassVar[int]
+    deleted: bool
+    ext_key: str
+    def __init__(self, deleted: _Optional[bool] = ..., ext_key: _Optional[str] = ...) -> None: ...

@@ -44,13 +44,14 @@ def make(place: Place, by: str) -> None:
     """Make the tree where nothing is, or an empty directory: all of it at once, or nothing.
 
     by: a name that nobody else makes it by at the same time, such as a run's id: what a dead maker has left by that
-    name is removed by the next one. On an empty directory that is a mount point it is made in place: who dies leaves
-    a part of it there.
+    name is removed by the next one. On an empty directory that is a mount point, or that others share, it is made in
+    place: who dies leaves a part of it there. A run that has the directory mounted would not see another one that is
+    put in its place.
     """
     beside = dataclasses.replace(place, top=f"{_BESIDE}{by}-{place.top[:40]}")
     with _translated(place, ""):
         place.base.mkdir(parents=True, exist_ok=True)
-        if place.root.is_mount():
+        if place.root.is_mount() or (place.is_shared and place.root.is_dir()):
             replace(place, compare(place))
             return
         _remove(beside, "")  # whoever made it has died
@@ -64,10 +65,13 @@ def make(place: Place, by: str) -> None:
 
 def remove(place: Place, *, root: bool) -> None:
     """Take away what `make` has made; the root only if that was not there before."""
-    _remove(place, "")
-    if not root:
-        with _translated(place, ""):
-            place.root.mkdir(exist_ok=True)
+    if root:
+        _remove(place, "")
+        return
+    with _translated(place, ""), place.directory("") as at:
+        names = os.listdir(at)
+    for name in names:
+        _remove(place, name)
 
 
 def _has_made_directory(place: Place, at: int, name: str, path: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 from criu_agent import log, runs
 from criu_agent.box import mounts, outer
 from criu_agent.config import POLICY_FILE, Config
-from criu_agent.criu import images, registers, terminals, timers
+from criu_agent.criu import images, mount_points, registers, terminals, timers
 from criu_agent.criu import restore as criu
 from criu_agent.criu.imagefile import in_directory
 from criu_agent.criu.images import ImageDir
@@ -177,6 +177,7 @@ def restore(
             _require_registers(image_dir.path, known.spec.cpu_baseline)
             terminals.give_back_controlling_terminals(image_dir.path)
             timers.wind_up_periodic_timers(image_dir.path)
+            mount_points.bind_what_is_there(image_dir.path)
             scrollback = Scrollback(b"".join(reader.stream(contents.attachments["scrollback"])))
             kept = _keep(config, run, repository, snapshot, found, here.choice)
             undo.enter_context(_telling(kept))

@@ -81,3 +81,23 @@ def test_what_other_sessions_of_the_agent_wrote_meanwhile_is_no_conflict(agent: 
     agent("resume", "-d", "x")
     assert (home / ".codex/history.jsonl").read_text() == "started\n" * 2
     assert (home / ".codex").stat().st_ino == there, "another run may have it mounted"
+
+
+def test_what_the_host_replaced_while_the_run_lived_is_what_it_has_after_a_restore(agent: Agent, home: Path) -> None:
+    (home / ".gemini").mkdir()
+    (home / ".claude.json").write_text("old\n")
+    agent("run", "-d", "--name", "x", "--", "sleep", "1000")
+    (home / "new").write_text("new\n")
+    (home / "new").rename(home / ".claude.json")
+    assert agent("exec", "x", "--", "cat", f"{home}/.claude.json").out == "old\n"
+    agent("suspend", "x")
+    agent("resume", "-d", "x")
+    assert agent("exec", "x", "--", "cat", f"{home}/.claude.json").out == "new\n"
+    shutil.rmtree(home / ".gemini")
+    (home / ".gemini").mkdir()
+    again = (home / ".gemini").stat().st_ino
+    agent("suspend", "x")
+    agent("resume", "-d", "x")
+    agent("exec", "x", "--", "touch", f"{home}/.gemini/seen")
+    assert (home / ".gemini/seen").exists()
+    assert again == (home / ".gemini").stat().st_ino, "another run may have it mounted"

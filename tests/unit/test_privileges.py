@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from criu_agent.errors import Corrupt
+from criu_agent.errors import Corrupt, Failure
 from criu_agent.linux import privileges as kernel
 from criu_agent.linux.privileges import Privileges
 from criu_agent.ops import privileges
@@ -108,3 +108,8 @@ def test_a_process_or_a_thread_too_much_or_too_few_is_a_difference() -> None:
     assert list(privileges.differences({1: then[1]}, then)) == [(2, "it is not in the snapshot's record")]
     assert list(privileges.differences({1: then[1]}, {1: frozenset({SOME, other})}))
     assert list(privileges.differences({1: frozenset({SOME, other})}, {1: then[1]}))
+
+
+def test_a_tree_that_is_gone_is_no_traceback() -> None:
+    with pytest.raises(Failure, match="killed while it was restored"):
+        privileges.compare({}, 1 << 22)

@@ -63,9 +63,8 @@ def layout(
     config: Config, spec: RunSpec, *, directory: str = BOX, mounted: Mapping[str, str] | None = None
 ) -> mounts.Layout:
     """The root of the run's box. directory: its name in the run directory; mounted: the binds of its snapshot."""
-    hidden = {str(config.state_dir)}
-    hidden.update(config.local_repository)
-    _require_apart([spec.backing.get(path, path) for path in spec.through], hidden)
+    hidden = _hidden(config)
+    require_apart(config, spec)
     if mounted is not None:
         _remake_agent_state(spec)
     found = _outer(config, spec, hidden) if mounted is None else outer.again(mounted)
@@ -113,10 +112,14 @@ def _remake_agent_state(spec: RunSpec) -> None:
         ) from error
 
 
-def _require_apart(through: Iterable[str], hidden: Iterable[str]) -> None:
-    """What is written through must not hold our own files, which on another host may lie elsewhere."""
-    for path in through:
-        for own in hidden:
+def _hidden(config: Config) -> set[str]:
+    return {str(config.state_dir), *config.local_repository}
+
+
+def require_apart(config: Config, spec: RunSpec) -> None:
+    """HostCannot if what is written through holds our own files, which on another host may lie elsewhere."""
+    for path in [spec.backing.get(path, path) for path in spec.through]:
+        for own in _hidden(config):
             if path != "/" and f"{own}/".startswith(f"{path.rstrip('/')}/"):
                 raise HostCannot(
                     f"{path}, which the run writes through to, holds criu-agent's own files in {own} on this host",

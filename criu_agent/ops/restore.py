@@ -78,6 +78,7 @@ def prepare(config: Config, snapshot: Snapshot, *, sure: bool = False) -> tuple[
     run = runs.by_id(config, manifest.run_id)
     known = _require_able_and_allowed(config, snapshot, run)
     if run is None:
+        live.require_apart(config, known.spec)  # before a directory of ours is made there
         runs.create(config, known.spec)
         return manifest.run_id, True
     if run.alive or run.shown_state == "degraded":

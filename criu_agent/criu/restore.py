@@ -74,7 +74,8 @@ def restore(
         (request.work / _LOG_FILE).unlink(missing_ok=True)
         keep = [theirs.fileno(), images_fd, work_fd, *(fd for _, fd in request.inherit)]
         try:
-            criu = process.spawn([str(request.criu), "swrk", str(theirs.fileno())], pass_fds=keep)
+            # Without groups: CRIU leaves its own to a process that had none (restore_creds in criu/pie/restorer.c).
+            criu = process.spawn([str(request.criu), "swrk", str(theirs.fileno())], pass_fds=keep, groups=[])
         except OSError as error:
             raise HostCannot(
                 f"cannot run {request.criu}: {error.strerror}", hint="install it with scripts/install-criu"

@@ -60,10 +60,11 @@ def spawn(
     env: Mapping[str, str] | None = None,
     cwd: str | None = None,
     new_session: bool = True,
+    groups: Sequence[int] | None = None,
 ) -> subprocess.Popen[bytes]:
     """Start argv and return at once. By default it has its own session, so that no terminal signals it.
 
-    Without env it has of ours what a tool needs.
+    Without env it has of ours what a tool needs. groups: its supplementary ones; ours by default.
     """
     log.debug("+ %s &", " ".join(argv))
     return subprocess.Popen(
@@ -75,6 +76,7 @@ def spawn(
         env=_or_tools(env),
         cwd=cwd,
         start_new_session=new_session,
+        extra_groups=groups,
     )
 
 

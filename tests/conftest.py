@@ -73,7 +73,7 @@ class Agent:
         self.workdir = directory / "work"
         self.workdir.mkdir()
         home = directory / "home"  # what agents keep in the one of who runs the tests is no business of theirs
-        home.mkdir()
+        home.mkdir(mode=0o700)
         self.env = {
             **os.environ,
             "PATH": PATH,

@@ -105,6 +105,23 @@ class Layout:
             if one.layered
         )
 
+    @property
+    def bound(self) -> tuple[Bind, ...]:
+        """The outer ones that are the host's own.
+
+        The kernel lets nobody in a user namespace bind a mount without those that lie on it: there they are taken
+        from copies that have none.
+        """
+        return tuple(
+            Bind(
+                key=one.key,
+                source=str(self.runtime / "bound" / one.key) if self.user_namespace else one.path,
+                target=one.path,
+            )
+            for one in self.outer
+            if not one.layered
+        )
+
     def uppers(self) -> dict[str, Path]:
         """Everything that the run wrote and that is not written through, by the name of its tree in a snapshot."""
         return {"upper": self.upper, **{layer.key: layer.upper for layer in self.layers}}
@@ -175,14 +192,13 @@ def through_binds(paths: Iterable[str], backing: Mapping[str, str] = MappingProx
 def outer_binds(layout: Layout, through: list[Bind]) -> list[Bind]:
     """The binds of the host's other file systems and of what is written through, those first on which others lie."""
     layers = [layer.bind for layer in layout.layers]
-    bound = [Bind(key=one.key, source=one.path, target=one.path) for one in layout.outer if not one.layered]
-    missing = [bind.source for bind in bound if not os.path.lexists(bind.source)]
+    missing = [bind.target for bind in layout.bound if not os.path.lexists(bind.target)]
     if missing:
         raise HostCannot(
             f"{missing[0]}, which the run has from its host, does not exist on this one",
             hint="mount there what the other host has",
         )
-    return sorted([*layers, *bound, *through], key=lambda bind: bind.target)
+    return sorted([*layers, *layout.bound, *through], key=lambda bind: bind.target)
 
 
 def prepare_upper(layout: Layout) -> None:
@@ -261,6 +277,9 @@ def mount_root(layout: Layout, target: Path, *, between: Path | None = None) -> 
     between: a layer between the host's root and the run's.
     """
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for bind in layout.bound if layout.user_namespace else ():
+        _make_mount_point(Path(bind.target), Path(bind.source))
+        syscalls.mount(bind.target, bind.source, "", syscalls.MS_BIND)
     if layout.host_root:
         if between:
             raise HostCannot(
@@ -292,7 +311,8 @@ def _mount_overlay(lowers: Iterable[str], directory: Path, target: Path) -> None
 
 def unmount_root(layout: Layout, target: Path) -> None:
     """The box has mounts of its own of all of it."""
-    for mount_point in (target, *(layer.mount_point for layer in layout.layers)):
+    copies = [bind.source for bind in layout.bound] if layout.user_namespace else []
+    for mount_point in (target, *(layer.mount_point for layer in layout.layers), *copies):
         syscalls.umount2(str(mount_point), syscalls.MNT_DETACH)
 
 

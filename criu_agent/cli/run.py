@@ -55,11 +55,11 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
 @click.option(
     "-u", "--user", metavar="USER[:GROUP]", help="User of the command; by default who called, through sudo too"
 )
-@click.option("--no-new-privs", is_flag=True, help="No program in the run gains privileges: sudo does not work")
+@click.option("--no-new-privs", is_flag=True, help="Nothing gains privileges: sudo fails")
 @click.option(
     "--cpu-baseline",
     type=click.Choice(list(cpu_baseline.LEVELS)),
-    help="Keep glibc and OpenSSL to the instructions of older processors, so that it can be restored on them",
+    help="Keep it to what older processors have, too",
 )
 @click.option("--net", type=click.Choice(["host"]), default="host", help="Network of the run", show_default=True)
 @click.option(
@@ -87,7 +87,7 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
     metavar="N",
     help="Keep the newest N of these snapshots; others of the run are never deleted",
 )
-@click.option("--restore-if-exists", is_flag=True, help="Resume the run of that --name if there is one")
+@click.option("--restore-if-exists", is_flag=True, help="Resume the run of that --name, if any")
 @click.option("--theirs", is_flag=True, help="With --restore-if-exists: as `restore --theirs`")
 @click.option("--ours", is_flag=True, help="With --restore-if-exists: as `restore --ours`")
 @click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")

@@ -212,13 +212,25 @@ def test_a_repository_on_this_host_alone_is_a_usage_error(hosts: Hosts) -> None:
 
 
 def test_a_restore_that_fails_there_has_it_go_on_here(hosts: Hosts) -> None:
-    own = "/root/.ssh/work"  # a directory that b has not
+    own = "/root/.ssh/work"  # which on b has something else
+    for host in (hosts.a, hosts.b):
+        host.run("mkdir", own)
+    hosts.a.write(f"{own}/counter.py", COUNTER)
+    hosts.b.write(f"{own}/other.py", COUNTER)
+    hosts.a("run", "-d", "--name", "counter", "-w", own, "--", "python3", "counter.py")
+    outcome = hosts.a(*MIGRATE, check=False)
+    words = ("on 10.66.0.2: 2 changes here since snapshot", f"+ {own}/other.py: not in the snapshot", "hint: there: ")
+    assert_back_here(hosts, outcome, 13, *words)
+
+
+def test_a_work_directory_that_is_not_there_comes_along(hosts: Hosts) -> None:
+    own = "/root/.ssh/work"
     hosts.a.run("mkdir", own)
     hosts.a.write(f"{own}/counter.py", COUNTER)
     hosts.a("run", "-d", "--name", "counter", "-w", own, "--", "python3", "counter.py")
-    outcome = hosts.a(*MIGRATE, check=False)
-    words = (f"on 10.66.0.2: {own}, which the run writes through to, does not exist on this host", "hint: there: ")
-    assert_back_here(hosts, outcome, 15, *words)
+    hosts.a(*MIGRATE)
+    assert_counts_on_only(hosts, hosts.b)
+    assert hosts.b.run("cat", f"{own}/counter.py") == COUNTER
 
 
 def test_a_snapshot_that_the_target_finds_damaged_is_14_and_it_goes_on_here(hosts: Hosts) -> None:

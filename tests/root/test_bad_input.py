@@ -232,7 +232,7 @@ def test_an_error_is_one_json_document_with_the_state_of_the_agent(agent: Agent)
     [
         ["-e", "=x"],
         ["-l", "nolabel"],
-        ["-u", "root"],
+        ["-u", "nobody-has-this-name"],
         ["--net", "moon"],
         ["--detach-keys", "ctrl-"],
         ["--detach-keys", "ctrl-ab"],

@@ -526,7 +526,7 @@ def test_a_run_whose_supervisor_was_killed_can_be_ended_and_restored(agent: Agen
     agent(end, "counter")
     assert agent.state_of("counter") == "failed"
     assert processes(agent) == []
-    agent("restore", "-d", "counter")
+    agent("restore", "-d", "--theirs", "counter")
     assert_ticks(agent)
     assert_untouched(agent)
 

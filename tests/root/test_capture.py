@@ -162,7 +162,7 @@ def test_a_socket_that_is_written_through_is_no_tree(agent: Agent, tmp_path: Pat
         assert "neither a directory nor a file: not captured" in agent("plan", "--all", "one").out
         snapshot, contents, _ = opened(agent, str(checkpoint(agent)["snapshot"]))
     captured = snapshot.manifest.resources["captured"]
-    assert set(contents.trees) == {"upper", *captured}
+    assert set(contents.trees) == {"upper", "closure", *captured}
     assert [one["path"] for one in captured.values()] == [str(agent.workdir)]
 
 

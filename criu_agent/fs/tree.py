@@ -5,11 +5,8 @@ while he is frozen: it lists the tree again and reads what has changed since. `s
 may run again. What the snapshot before has of a file that is as it was then is taken over and not read at all.
 """
 
-import errno
 import io
 import os
-import stat
-import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -18,7 +15,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 from criu_agent import log
 from criu_agent.errors import Failure, NoSpace
@@ -27,6 +24,7 @@ from criu_agent.fs.entry import LINE_LIMIT, PAGE, Entry, to_line
 from criu_agent.fs.excluded import matcher
 from criu_agent.fs.listing import Left, Listing
 from criu_agent.fs.scan import Found, Looking, linked, order
+from criu_agent.fs.spool import Spool
 from criu_agent.model import Blob, PageRun, Part, Source, Tree
 from criu_agent.store.document import version_line
 
@@ -35,7 +33,6 @@ _OWN_BLOB = 1 << 20  # a file with that much data does not share its blob
 _GROUP = 256  # of smaller files so many share a blob, on average
 _GROUP_MOST = 1024  # whatever they are called
 _INDEX_PAGES = 12  # 2 to this power: more than a group has in the index
-_NOT_BETWEEN = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 # A file that was changed so shortly before it was looked at may be changed again without another time: those of files
 # are as coarse as a tick of the kernel, or two seconds on FAT.
 _RACY = 2_000_000_000  # ns
@@ -68,7 +65,7 @@ class Capture:
         self.left = left
         self._known = known
         self._mapped = mapped
-        self._spool = _Spool(root, spool) if spool else None
+        self._spool = Spool(root, spool) if spool else None
         self._listing = Listing(outputs=())
         self._late: list[bytes] = []  # lines of what had to wait for `freeze`
         self._more: list[bytes] = []  # lines of what is taken though excluded
@@ -197,50 +194,6 @@ class Capture:
             self._found[line] = Found(line, entry, place)
             if listing.links_of(line) > 1:
                 self._linked[names] = self._found[line]
-
-
-class _Spool:
-    """Where data are copied to, those of a file one after the other from the start of a block on."""
-
-    def __init__(self, root: Path, directory: Path) -> None:
-        self._root = root
-        self._directory = directory
-        with self._failing():
-            self._file: IO[bytes] = tempfile.TemporaryFile(dir=directory)  # noqa: SIM115 - see close
-        self.fd = self._file.fileno()
-        self._end = 0
-
-    def close(self) -> None:
-        self._file.close()
-
-    def copy(self, looking: Looking, entry: Entry) -> int:
-        """Copy the data of a file: where they begin."""
-        at, name = looking.at(entry.path)
-        # NONBLOCK: should it be a fifo by now, it must not hold us
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=at)
-        try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise Failure(f"{self._root / entry.path} was replaced while it was captured")
-            # at a block's start file systems with reflinks can share the data instead of copying it
-            start = end = -(-self._end // PAGE) * PAGE
-            with self._failing():
-                for offset, length in entry.extents:
-                    _copy(fd, offset, self.fd, end, length)
-                    end += length
-        finally:
-            os.close(fd)
-        self._end = end
-        return start
-
-    @contextmanager
-    def _failing(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as error:
-            message = f"cannot copy the files of {self._root} to {self._directory}: {error.strerror}"
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise NoSpace(message, hint=f"free some space in {self._directory}") from error
-            raise Failure(message) from error
 
 
 def prepare(
@@ -422,17 +375,3 @@ class _Contents:
         self._offset += count
         self._left -= count
         return count
-
-
-def _copy(source: int, offset: int, target: int, at: int, length: int) -> None:
-    while length:
-        try:
-            count = os.copy_file_range(source, target, length, offset, at)
-        except OSError as error:
-            if error.errno not in _NOT_BETWEEN:
-                raise
-            os.lseek(target, at, os.SEEK_SET)
-            count = os.sendfile(target, source, offset, length)
-        if not count:
-            raise Failure("a file became shorter while it was captured")
-        offset, at, length = offset + count, at + count, length - count

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from criu_agent.errors import Failure, NoSpace
-from criu_agent.fs import listing, table, tree
+from criu_agent.fs import listing, spool, table, tree
 from criu_agent.fs.excluded import matcher
 from criu_agent.fs.listing import Left
 from criu_agent.fs.rebuild import entries, rebuild
+from criu_agent.fs.spool import Spool
 from criu_agent.fs.tree import Capture, capture, prepare, save
 from criu_agent.linux import process
 from criu_agent.model import Tree
@@ -35,13 +36,13 @@ class Line:
         self.mapped = frozenset[int]()
         self._tree: Tree | None = None
         self._now = time.time_ns  # as it is when nobody shifts it
-        take = tree._Spool.copy
+        take = Spool.copy
 
-        def copy(spool: tree._Spool, looking: tree.Looking, entry: tree.Entry) -> int:
+        def copy(to: Spool, looking: tree.Looking, entry: tree.Entry) -> int:
             self.read.append(entry.path)
-            return take(spool, looking, entry)
+            return take(to, looking, entry)
 
-        monkeypatch.setattr(tree._Spool, "copy", copy)
+        monkeypatch.setattr(Spool, "copy", copy)
         self.monkeypatch = monkeypatch
 
     def settle(self) -> None:
@@ -365,7 +366,7 @@ def test_a_spool_without_room_is_said_so_and_leaves_nothing(line: Line, monkeypa
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(tree, "_copy", full)
+    monkeypatch.setattr(spool, "_copy", full)
     for take in (line.prepared, lambda: capture(line.root, spool=line.spool)):
         with pytest.raises(NoSpace, match=r"cannot copy the files of .*: No space left"):
             take()

@@ -262,10 +262,10 @@ def restore_snapshot(
     into: str = "",
 ) -> Message:
     """Bring the snapshot's run up; what is told of it (ops.restore.Restored). Nothing is left if it fails."""
-    from criu_agent.ops import restore
+    from criu_agent.ops import admission
     from criu_agent.supervisor import spawn
 
-    run_id, created = restore.prepare(context.config, snapshot, sure=context.options.yes)
+    run_id, created = admission.prepare(context.config, snapshot, sure=context.options.yes)
     word = spawn.Confirm(fd=os.dup(0), restored=lambda: show.message("status", phase="restored")) if confirm else None
     try:
         arguments = ["--restore", snapshot.id, "--files", files, "--into", into, *(["--awaited"] if awaited else [])]

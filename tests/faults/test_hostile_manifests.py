@@ -23,7 +23,7 @@ from criu_agent import runs
 from criu_agent.cli.main import run_cli
 from criu_agent.config import Config
 from criu_agent.errors import Corrupt, Failure, HostCannot, Usage
-from criu_agent.ops import live, restore, vault
+from criu_agent.ops import admission, live, restore, vault
 from criu_agent.repo import catalogue, envelope, keyobject, opening, secret, wrap
 from criu_agent.repo.heads import Head
 from criu_agent.repo.secret import Secret
@@ -206,7 +206,7 @@ def look(config: Config, *arguments: str) -> tuple[int, str, str]:
 def restored(config: Config, snapshot_id: str) -> Failure | None:
     try:
         repository = vault.open_repository(config)
-        run_id, _ = restore.prepare(config, repository.find(snapshot_id))
+        run_id, _ = admission.prepare(config, repository.find(snapshot_id))
         run = runs.by_id(config, run_id)
         assert run is not None
         restore.restore(config, run, snapshot_id, here=restore.Here(), commit=not_that_far)

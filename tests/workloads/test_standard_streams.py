@@ -182,6 +182,7 @@ def test_output_that_nobody_had_read_is_there_once(
         return len(sizes) > 20 and sizes[-1] == sizes[-20] > 100_000
 
     await_true(stands_still, "the program is held back")
+    (agent.workdir / "slowly").touch()  # now: between snapshot and restore it would be a change that is refused
     suspend = subprocess.Popen([*agent.program, "suspend", "streams"], env=agent.env, stdout=subprocess.DEVNULL)
     ended.append(suspend)
     # Suspended before anybody reads: what was on its way is in the buffers of five programs and pipes.
@@ -189,7 +190,6 @@ def test_output_that_nobody_had_read_is_there_once(
     before, errors_before = process.communicate(timeout=PATIENCE)
     assert suspend.wait(timeout=PATIENCE) == 0
     assert process.returncode == 75
-    (agent.workdir / "slowly").touch()
     agent("restore", "-d", "streams")
     (agent.workdir / "end").touch()
     assert agent("wait", "streams").code == 0

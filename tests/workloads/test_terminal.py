@@ -106,7 +106,7 @@ def test_a_full_screen_program_draws_itself_anew_for_another_size_after_the_rest
     agent: Agent, screen: Screen
 ) -> None:
     (agent.workdir / "lines.txt").write_text("".join(f"line {number}\n" for number in range(1, 100)))
-    screen.agent_command("run --name vim -- vim -u NONE -i NONE -n -N lines.txt")
+    screen.agent_command("run --name vim -e HOME=/tmp -- vim -u NONE -i NONE -n -N lines.txt")
     screen.await_text(r"\Aline 1\n")
     screen.await_text(r"^line 29$")
     agent("suspend", "vim")

@@ -1,27 +1,29 @@
 """Packs: frames one after the other, an object each (docs/format.md)."""
 
+import mmap
 import secrets
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
+from contextlib import suppress
+from queue import Empty, SimpleQueue
 
 from criu_agent.errors import Failure
-from criu_agent.repo.seal import padme
+from criu_agent.repo.seal import padme, sealed_size
 from criu_agent.store.base import Store
 
 PREFIX = "packs/"
 PACK = 16 << 20  # plain bytes of one at most
 SEGMENT = 1 << 20  # plain bytes that are encrypted, and read, as a whole
 
-Seal = Callable[[str, Sequence[bytes | memoryview]], bytes]
+Seal = Callable[[str, Sequence[bytes | memoryview], memoryview], memoryview]
 
 
 class Writer:
     """Collects frames into packs; each that is full is sealed and put while the next one fills.
 
-    seal(id, parts) makes an object of the plain content, which is the parts one after the other. At most `uploads`
-    packs are under way at a time. Threads are there from the first full pack until `wait`.
+    seal(id, parts, room) makes an object, in the room, of the plain content, which is the parts one after the other.
+    At most `uploads` packs are under way at a time. Threads are there from the first full pack until `wait`.
     """
 
     def __init__(self, store: Store, run_id: str, seal: Seal, *, uploads: int = 2) -> None:
@@ -36,6 +38,7 @@ class Writer:
         self._length = 0
         self._buffers: SimpleQueue[bytearray] = SimpleQueue()  # that were touched before, see repo.compare.Slot
         self._buffers_left = 2  # one is filled while the other is sealed
+        self._rooms: SimpleQueue[mmap.mmap] = SimpleQueue()
         self._pool: ThreadPoolExecutor | None = None
         self._under_way: deque[Future[int]] = deque()
 
@@ -88,16 +91,27 @@ class Writer:
         return self._buffers.get()
 
     def _put(self, pack: str, buffer: bytearray, length: int) -> int:
+        room = self._room()
         try:
-            with memoryview(buffer)[:length] as frames:
-                sealed = self._seal(pack, [frames, bytes(self.lengths[pack] - length)])
+            try:
+                with memoryview(buffer)[:length] as frames:
+                    padding = bytes(self.lengths[pack] - length)
+                    sealed = self._seal(pack, [frames, padding], memoryview(room))
+            finally:
+                self._buffers.put(buffer)
+            name = self._prefix + pack
+            # an answer that was lost makes a store say that the name is taken: then it is by us
+            if not self._store.put(name, sealed) and self._store.get(name, len(sealed) + 1) != sealed:
+                raise Failure(f"the store has another object {name} already")
+            return len(sealed)
         finally:
-            self._buffers.put(buffer)
-        name = self._prefix + pack
-        # an answer that was lost makes a store say that the name is taken: then it is by us
-        if not self._store.put(name, sealed) and self._store.get(name, len(sealed) + 1) != sealed:
-            raise Failure(f"the store has another object {name} already")
-        return len(sealed)
+            self._rooms.put(room)
+
+    def _room(self) -> mmap.mmap:
+        """Where an object is made: one for each that is under way, aligned as direct writes want it."""
+        with suppress(Empty):
+            return self._rooms.get_nowait()
+        return mmap.mmap(-1, sealed_size(PACK), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
 
 def prefix(run_id: str) -> str:

@@ -91,7 +91,7 @@ class ArchiveStore:
         self._checked.add(name)
         return bytes(wanted)
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes | memoryview) -> bool:
         self._refuse(name)
 
     def swap(self, name: str, old: bytes | None, new: bytes) -> bool:

@@ -24,7 +24,7 @@ class Store(Protocol):
         """The first `limit` bytes from `offset` on, fewer where the object ends. NotFound if there is none."""
         ...
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes | memoryview) -> bool:
         """Make the object, durable on return: True. It was already there, and is as it was: False."""
         ...
 

@@ -18,7 +18,7 @@ class MemoryStore:
                 raise NotFound(f"there is no object {name}")
             return self.objects[name][offset : offset + limit]
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes | memoryview) -> bool:
         components(name)
         with self._lock:
             if name in self.objects:

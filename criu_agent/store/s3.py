@@ -62,10 +62,11 @@ class S3Store:
             raise NotFound(f"there is no object {name} in {self.place}")
         return data
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes | memoryview) -> bool:
         key = self._key(name)
         attempt = self._create if self._conditional else self._look_and_create
-        return self._persist(lambda again: attempt(key, data, again))
+        content = bytes(data)  # the clients may hold it for longer than a caller lends its memory
+        return self._persist(lambda again: attempt(key, content, again))
 
     def swap(self, name: str, old: bytes | None, new: bytes) -> bool:
         key = self._key(name)

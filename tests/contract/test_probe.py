@@ -41,7 +41,7 @@ def test_swift_is_found_to_have_no_conditional_put(swift_server: Server, monkeyp
 class Overwriting(MemoryStore):
     """A server that ignores the condition."""
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes | memoryview) -> bool:
         self.objects[name] = data
         return True
 
@@ -59,7 +59,7 @@ class Late(MemoryStore):
 
 
 class LateCreate(Late):
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes | memoryview) -> bool:
         taken = name in self.objects
         self._meet()
         if not taken:

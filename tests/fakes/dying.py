@@ -34,7 +34,7 @@ class Counting:
     def get(self, name: str, limit: int, *, offset: int = 0) -> bytes:
         return self._call(f"get {name}", lambda: self._store.get(name, limit, offset=offset))
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes | memoryview) -> bool:
         return self._call(f"put {name}", lambda: self._store.put(name, data))
 
     def swap(self, name: str, old: bytes | None, new: bytes) -> bool:

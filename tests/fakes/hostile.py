@@ -131,7 +131,9 @@ def pack(honest: Honest, frames: list[bytes]) -> tuple[str, int, dict[str, bytes
     length = sum(map(len, frames))
     padded = seal.padme(length)
     pack_id = secrets.token_hex(16)
-    data = seal.seal(keys, pack_id, [*frames, bytes(padded - length)])
+    data = bytes(
+        seal.seal(keys, pack_id, [*frames, bytes(padded - length)], memoryview(bytearray(seal.sealed_size(padded))))
+    )
     return pack_id, padded, {f"packs/{honest.run_id}/{pack_id}": data}
 
 

@@ -49,7 +49,8 @@ def test_the_keys_of_a_run_and_the_name_of_a_piece() -> None:
 def test_a_pack() -> None:
     vector = VECTORS["pack"]
     plain, data = bytes.fromhex(vector["plain"]), bytes.fromhex(vector["object"])
-    assert seal._seal(run_keys(), vector["id"], [plain], bytes.fromhex(vector["salt"])) == data
+    room = memoryview(bytearray(len(data)))
+    assert seal._seal(run_keys(), vector["id"], [plain], bytes.fromhex(vector["salt"]), room) == data
     opener = seal.Opener(SECRET, RUN, vector["id"], len(plain), data)
     assert opener.open(seal.span(len(plain), 0, len(plain)), data[seal.HEADER :]) == plain
 

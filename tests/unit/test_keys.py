@@ -298,7 +298,7 @@ class MortalStore(MemoryStore):
         self._fatal = fatal
         self._after = after
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes | memoryview) -> bool:
         return self._mortal(lambda: super(MortalStore, self).put(name, data))
 
     def delete(self, name: str) -> None:
@@ -383,7 +383,7 @@ def test_a_key_that_was_added_to_a_cut_off_rotation_lasts() -> None:
 
 def test_an_answer_that_was_lost_is_not_taken_for_somebody_elses_key() -> None:
     class Forgetful(MemoryStore):
-        def put(self, name: str, data: bytes) -> bool:
+        def put(self, name: str, data: bytes | memoryview) -> bool:
             super().put(name, data)
             return False
 
@@ -396,7 +396,7 @@ def test_an_answer_that_was_lost_is_not_taken_for_somebody_elses_key() -> None:
 
 def test_a_name_that_is_taken_by_another_object_is_a_failure() -> None:
     class Taken(MemoryStore):
-        def put(self, name: str, data: bytes) -> bool:
+        def put(self, name: str, data: bytes | memoryview) -> bool:
             self.objects[name] = b"other"
             return False
 
@@ -407,7 +407,7 @@ def test_a_name_that_is_taken_by_another_object_is_a_failure() -> None:
 
 def test_a_rotation_whose_new_keys_are_deleted_meanwhile_leaves_the_old_ones() -> None:
     class Thief(MemoryStore):
-        def put(self, name: str, data: bytes) -> bool:
+        def put(self, name: str, data: bytes | memoryview) -> bool:
             made = super().put(name, data)
             if len(self.objects) == 4:
                 del self.objects[name]

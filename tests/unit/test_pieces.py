@@ -274,7 +274,7 @@ def test_a_source_that_ends_early_is_a_failure() -> None:
 @pytest.mark.parametrize("size", [PAGE, 4 * PACK])
 def test_a_store_that_fails_ends_the_save_with_its_error(size: int) -> None:
     class Full(MemoryStore):
-        def put(self, name: str, data: bytes) -> bool:
+        def put(self, name: str, data: bytes | memoryview) -> bool:
             raise NoSpace("no space left")
 
     saving = Saving(key=KEY, writer=Writer(Full(), "run", plain))

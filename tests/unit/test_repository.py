@@ -91,7 +91,7 @@ class Recording(MemoryStore):
         super().__init__()
         self.written: list[str] = []
 
-    def put(self, name: str, data: bytes) -> bool:
+    def put(self, name: str, data: bytes | memoryview) -> bool:
         self.written.append(name)
         return super().put(name, data)
 

@@ -39,6 +39,7 @@ class RunSpec:
     tty: bool = False
     stdin_open: bool = False
     net: Literal["host"] = "host"
+    image: str = ""  # digest of the container image that the box's root is; "": the host's own root
     through: tuple[str, ...] = ()  # absolute host paths that are written through, workdir included
     labels: Mapping[str, str] = field(default_factory=dict)
     repository: str = ""  # URL or path of the repository that snapshots go to

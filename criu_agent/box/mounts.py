@@ -6,6 +6,7 @@ same `Layout`, so they cannot drift apart.
 """
 
 import os
+import shutil
 import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from pathlib import Path
 
 from criu_agent import log
 from criu_agent.errors import HostCannot
-from criu_agent.linux import syscalls
+from criu_agent.linux import elf, process, syscalls
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
 INIT = "/run/criu-agent/criu-agent-init"  # bound, since its path on the host may differ elsewhere
+HOST = Path("/")
+_LOADER = "/.criu-agent/loader"
+_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
 _OPAQUE = "trusted.overlay.opaque"
 _RESOLVER = "resolver"
 # Without index and nfs_export CRIU cannot dump an inotify watch on an overlay (lab/criu.md section 6); without
@@ -47,13 +51,19 @@ class Layout:
 
     directory holds upper (what the run wrote), work (overlayfs' own) and is on a file system that can carry an
     upper layer. hidden are paths of the host that the box must not see, such as our own state. user_namespace: the
-    box is in one of its own.
+    box is in one of its own. lower: what the upper layer lies over, the host's root or that of a container image.
     """
 
     directory: Path
     binds: tuple[Bind, ...]
     hidden: tuple[str, ...]
     user_namespace: bool = False
+    lower: Path = HOST
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the root is not the host's."""
+        return self.lower != HOST
 
     @property
     def upper(self) -> Path:
@@ -71,9 +81,10 @@ class Layout:
         return [bind.restore_external for bind in self.binds]
 
 
-def system_binds(init: Path, *, user_namespace: bool) -> list[Bind]:
+def system_binds(init: Path, *, user_namespace: bool, foreign: bool = False) -> list[Bind]:
     """The binds that every box has: device nodes, /sys, the init, and the resolver's file if it is needed.
 
+    foreign: the root is that of a container image.
     In a user namespace there is no /sys: its mounts are locked together, and each would have to be an External.
     """
     if not init.is_file():
@@ -83,8 +94,10 @@ def system_binds(init: Path, *, user_namespace: bool) -> list[Bind]:
     if not user_namespace:
         binds.append(Bind(key="sys", source="/sys", target="/sys"))
     resolver = os.path.realpath("/etc/resolv.conf")
+    if foreign and Path(resolver).is_file():
+        binds.append(Bind(key=_RESOLVER, source=resolver, target="/etc/resolv.conf"))
     # The box has its own /run: a resolv.conf that is a link into /run would dangle.
-    if resolver.startswith("/run/") and Path(resolver).is_file():
+    elif resolver.startswith("/run/") and Path(resolver).is_file():
         binds.append(Bind(key=_RESOLVER, source=resolver, target=resolver))
     return binds
 
@@ -129,6 +142,72 @@ def prepare_upper(layout: Layout) -> None:
     layout.upper.chmod(0o755)  # it is the root of the box, for all of its users and whatever our umask is
     _cover(layout.upper, "/tmp", 0o1777)  # noqa: S108 - of the box
     hide(layout)
+    if layout.foreign:
+        _prepare_foreign(layout)
+
+
+def _prepare_foreign(layout: Layout) -> None:
+    """What the box needs in the root of a container image, in the run's layer: the image is not changed."""
+    for name in ("/proc", "/dev", "/run", "/sys", "/etc"):
+        _make_way(layout, name)
+    for bind in layout.binds:
+        if not bind.target.startswith(("/dev/", "/run/")):
+            _make_way(layout, bind.target, is_file=not Path(bind.source).is_dir())
+    if not os.path.lexists(layout.lower / "etc/hosts"):
+        (layout.upper / "etc/hosts").write_text(_HOSTS)
+    _bring_loader(layout)
+
+
+def _make_way(layout: Layout, path: str, *, is_file: bool = False) -> None:
+    """An own directory or empty file `path` in the run's layer, whatever the image has there.
+
+    No link of the image may be on the way: we mount before its root is ours, and it would lead into the host's.
+    """
+    made, below = layout.upper, layout.lower
+    parts = Path(path).parts[1:]
+    for number, part in enumerate(parts, 1):
+        made, below = made / part, below / part
+        last = number == len(parts)
+        if below.is_symlink() and not last:
+            raise HostCannot(
+                f"the container image has a link at /{'/'.join(parts[:number])}, and the box needs {path}",
+                hint="choose another --workdir or --through",
+            )
+        if made.is_dir():
+            continue
+        if last and is_file:
+            made.touch()
+            return
+        made.mkdir(mode=0o755)
+        if below.is_dir() and not below.is_symlink():
+            facts = below.stat()
+            made.chmod(stat.S_IMODE(facts.st_mode))
+            os.chown(made, facts.st_uid, facts.st_gid)
+
+
+def _bring_loader(layout: Layout) -> None:
+    """The loader and the libraries of an init that is not static: the image may have others, or none."""
+    (init,) = (bind.source for bind in layout.binds if bind.target == INIT)
+    with open(init, "rb") as file:
+        loader = elf.interpreter(file)
+    if not loader:
+        return
+    said = process.run([loader, "--list", init])
+    libraries = [word for word in said.stdout.decode().split() if word.startswith("/")]
+    if not said.ok or loader not in [*libraries, os.path.realpath(loader)]:
+        raise HostCannot(f"cannot tell what {init} needs: {said.stderr.decode(errors='replace').strip()}")
+    place = layout.upper / _LOADER.lstrip("/")
+    place.parent.mkdir(mode=0o755)
+    for library in set(libraries) - {loader}:
+        shutil.copy(library, place.parent)
+    shutil.copy(loader, place)
+
+
+def init_argv(layout: Layout) -> list[str]:
+    """How PID 1 is executed in the box: by a loader of its own if the run's layer has one."""
+    if layout.foreign and os.path.exists(_LOADER):  # noqa: PTH110 - in the box
+        return [_LOADER, "--library-path", os.path.dirname(_LOADER), INIT]  # noqa: PTH120
+    return [INIT]
 
 
 def hide(layout: Layout) -> None:
@@ -162,14 +241,14 @@ def _cover(upper: Path, path: str, mode: int) -> None:
 
 def mount_root(layout: Layout, target: Path, *, between: Path | None = None) -> None:
     """Mount the overlay of the host's root and the run's upper layer on `target`; between: a layer between them."""
-    lower = f"{between}:/" if between else "/"
+    lower = f"{between}:{layout.lower}" if between else layout.lower
     options = f"lowerdir={lower},upperdir={layout.upper},workdir={layout.work},{_OVERLAY_OPTIONS}"
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
         syscalls.mount("criu-agent", str(target), "overlay", 0, options)
     except OSError as error:
         raise HostCannot(
-            f"cannot mount an overlay of / with its upper layer in {layout.directory}: {error.strerror}",
+            f"cannot mount an overlay of {layout.lower} with its upper layer in {layout.directory}: {error.strerror}",
             hint="set CRIU_AGENT_STATE_DIR to a directory on ext4, xfs or btrfs; criu-agent doctor tries it",
         ) from error
 

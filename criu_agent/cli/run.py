@@ -55,6 +55,9 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
     "-u", "--user", metavar="UID[:GID]", help="User of the command; by default who called, through sudo too"
 )
 @click.option("--net", type=click.Choice(["host"]), default="host", help="Network of the run", show_default=True)
+@click.option(
+    "--image", metavar="IMAGE", help="Root of the run: a file of podman/docker save, or a name that the engine has"
+)
 @click.option("--through", multiple=True, metavar="PATH", help="Write PATH through to the host as well")
 @click.option("--every", metavar="TIME", help="Take a snapshot every 90s, 5m, 2h, 1d while it runs")
 @click.option("--on-idle", metavar="TIME", help="Take one when it has been idle for so long: 30s")
@@ -72,6 +75,10 @@ def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> i
 
     In a terminal this is start plus attach: ctrl-\\ detaches, and the run goes on. The working directory is
     the real one; everything else that the command writes goes to a layer of the run's own.
+
+    With --image everything but the working directory and --through is of that container image. Its variables (PATH)
+    are set instead of the host's, and without --workdir the command starts in the directory that it names. Its
+    entry point is not used.
 
     A snapshot of --every or --on-idle that cannot be taken never stops the run: it is tried again, and `ps` says so.
     A run is idle when it prints nothing, is given no input and uses hardly any CPU time; it is saved once then.
@@ -139,20 +146,30 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
     if with_terminal and not options["detach"] and not os.isatty(0):
         raise Usage("--tty needs a terminal on standard input", hint="use --detach --tty, or leave --tty out")
     user = _user(options["user"])
+    env = configuration.user_environment()
     if options["keep_last"] and not (options["every"] or options["on_idle"]):
         raise Usage(
             "--keep-last is of automatic snapshots", hint="say when they are taken: --every 5m, --on-idle 30s"
         )
+    image, start = "", workdir
+    if options["image"]:
+        from criu_agent.ops import containers
+
+        image = containers.bring(context.config, str(options["image"]))
+        its = containers.settings(context.config, image)
+        env = configuration.in_image(env, its.env)
+        start = (not options["workdir"] and its.workdir) or workdir
     return RunSpec(
         id=run_id,
         name=runs.check_name(name),
         argv=command,
-        workdir=workdir,
-        env={**configuration.user_environment(), **pairs(_texts(options["env"]), inherit=True)},
+        workdir=start,
+        env={**env, **pairs(_texts(options["env"]), inherit=True)},
         user=user,
         user_namespace=user.partition(":")[0] != "0" and not proc.has_sys_resource(os.getpid()),
         tty=with_terminal,
         stdin_open=bool(options["interactive"]) or not options["detach"],
+        image=image,
         through=(workdir, *through),
         labels=pairs(_texts(options["label"])),
         **runs.repository_of(context.config),

@@ -133,11 +133,12 @@ def _print_summary(summary: Message, *, stats: bool) -> None:
 @click.argument("wanted", metavar="[RUN|SNAP]", default=".")
 @click.option("--at", metavar="SNAP", help="Snapshot to restore; the newest of RUN by default")
 @click.option("-d", "--detach", is_flag=True, help="Restore it in the background and print its id")
+@click.option("--image", metavar="IMAGE", help="The container image that it lives in, if this host does not have it")
 @click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
 @click.option("--confirm", is_flag=True, hidden=True, help="With --detach: wait for the word `go` before it runs")
 @click.pass_obj
 def restore_verb(
-    context: Context, /, wanted: str, at: str | None, detach: bool, detach_keys: str, confirm: bool
+    context: Context, /, wanted: str, at: str | None, detach: bool, image: str | None, detach_keys: str, confirm: bool
 ) -> int:
     """Bring a run back from a snapshot, in the middle of what it was doing.
 
@@ -148,16 +149,27 @@ def restore_verb(
     15 this host cannot.
     """
     keys = terminal.parse_detach_keys(detach_keys)
-    return bring_back(context, wanted, at=at, detach=detach, keys=keys, confirm=confirm)
+    return bring_back(context, wanted, at=at, detach=detach, keys=keys, confirm=confirm, image=image)
 
 
 resume_verb = restore_verb
 
 
 def bring_back(
-    context: Context, wanted: str, *, at: str | None, detach: bool, keys: bytes, confirm: bool = False
+    context: Context,
+    wanted: str,
+    *,
+    at: str | None,
+    detach: bool,
+    keys: bytes,
+    confirm: bool = False,
+    image: str | None = None,
 ) -> int:
     snapshot = _choose(context, wanted, at)
+    if image:
+        from criu_agent.ops import containers
+
+        containers.require_same(context.config, image, str(snapshot.manifest.resources["run"].get("image", "")))
     run_id, reset = restore_snapshot(context, snapshot, awaited=not detach, confirm=confirm)
     run = runs.by_id(context.config, run_id)
     if run is None:

@@ -4,7 +4,7 @@ from typing import IO
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
-from elftools.elf.segments import NoteSegment
+from elftools.elf.segments import InterpSegment, NoteSegment
 
 
 def build_id(file: IO[bytes]) -> str:
@@ -16,5 +16,16 @@ def build_id(file: IO[bytes]) -> str:
                 if note["n_type"] == "NT_GNU_BUILD_ID":
                     return str(note["n_desc"])
     except (ELFError, UnicodeDecodeError, ValueError, OverflowError):  # no ELF, or one that nobody could load
+        pass
+    return ""
+
+
+def interpreter(file: IO[bytes]) -> str:
+    """The path of the loader that a program names; "" for one that needs none."""
+    try:
+        for segment in ELFFile(file).iter_segments("PT_INTERP"):
+            if isinstance(segment, InterpSegment):
+                return str(segment.get_interp_name())
+    except (ELFError, UnicodeDecodeError, ValueError, OverflowError):  # no ELF: a script, say
         pass
     return ""

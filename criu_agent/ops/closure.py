@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 from blake3 import blake3
 
 from criu_agent import log
-from criu_agent.box.mounts import Layout
+from criu_agent.box.mounts import HOST, Layout
 from criu_agent.errors import Corrupt, Failure, HostCannot
 from criu_agent.fs import beneath
 from criu_agent.fs.rebuild import rebuild
@@ -153,18 +153,22 @@ def _used(path: str, row: object, what: str) -> Used:
     raise Corrupt(f"{what} is changed: {path!r}")
 
 
-def differing(listed: Mapping[str, Used], cache: Path) -> list[str]:
-    """The files that are missing on this host or are others: "PATH is missing", "PATH is another build"."""
+def differing(listed: Mapping[str, Used], cache: Path, root: Path = HOST) -> list[str]:
+    """The files that are missing below `root` or are others: "PATH is missing", "PATH is another build".
+
+    root: what lies below the run's layer, the host's root or that of a container image.
+    """
     known = _cached(cache)
-    found = (_difference(path, one, known) for path, one in listed.items())
+    found = (_difference(path, one, known, root) for path, one in listed.items())
     return [one for one in found if one]
 
 
-def _difference(path: str, listed: Used, known: Mapping[str, _Measured]) -> str:
+def _difference(path: str, listed: Used, known: Mapping[str, _Measured], root: Path) -> str:
     try:
-        if os.stat(path).st_size != listed.size:
+        # On the host links are followed; those of an image lead into the host, and a used path goes through none.
+        here = _measured(root, path if root != HOST else os.path.realpath(path), known, name=path)[1]
+        if here.size != listed.size:
             return f"{path} has another size"
-        here = _measured(Path("/"), os.path.realpath(path), known, name=path)[1]
     except OSError:
         return f"{path} is missing"
     if here.hash == listed.hash:

@@ -12,6 +12,7 @@ from criu_agent.config import Config
 from criu_agent.errors import HostCannot
 from criu_agent.linux import syscalls
 from criu_agent.model import RunSpec
+from criu_agent.ops import containers
 from criu_agent.term.console import Console
 from criu_agent.term.modes import Modes
 from criu_agent.term.scrollback import Scrollback
@@ -64,14 +65,16 @@ def layout(
     hidden = {str(config.state_dir)}
     hidden.update(config.local_repository)
     _require_apart(spec.through, hidden)
-    system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
+    lower = containers.root(config, spec.image) if spec.image else mounts.HOST
+    system = mounts.system_binds(config.init, user_namespace=spec.user_namespace, foreign=bool(spec.image))
     binds = [*system, *mounts.through_binds(spec.through)]
     if mounted is not None:
         binds = mounts.again(binds, mounted)
     return mounts.Layout(
         directory=runs.directory(config, spec.id) / directory,
         binds=tuple(binds),
-        hidden=tuple(sorted(hidden)),
+        hidden=() if spec.image else tuple(sorted(hidden)),
+        lower=lower,
         user_namespace=spec.user_namespace,
     )
 

@@ -23,7 +23,7 @@ from criu_agent.errors import Failure, HostCannot, Refused
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import files, syscalls
 from criu_agent.model import Blob, Contents, RunState, Snapshot, Tree
-from criu_agent.ops import closure, host, live, plan, saved, vault
+from criu_agent.ops import closure, containers, host, live, plan, saved, vault
 from criu_agent.repo.reading import Reader
 from criu_agent.term import typeahead
 from criu_agent.term.console import Console, Pipes, Pty
@@ -112,6 +112,7 @@ def restore(
     snapshot = repository.read(snapshot_id)
     host.require_able(config, snapshot.manifest)
     known = saved.read(config, snapshot.manifest)
+    containers.require(config, run.spec)
     tip = is_tip(run.state, snapshot)
     reset = [] if tip else [one for one in known.connections if plan.crosses(one)]
     contents = repository.contents(snapshot)
@@ -209,7 +210,7 @@ def _require_space(directory: Path, need: int) -> None:
 
 def _mount_root(reader: Reader, contents: Contents, run: runs.Run, layout: mounts.Layout, root: Path) -> None:
     """With the snapshot's own files over the host's, if any that the run uses is not the same here."""
-    differing = closure.differing(closure.read(reader, contents), run.directory / closure.NAME)
+    differing = closure.differing(closure.read(reader, contents), run.directory / closure.NAME, layout.lower)
     if not differing:
         mounts.mount_root(layout, root)
         return

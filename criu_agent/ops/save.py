@@ -123,6 +123,7 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
                 "tty": spec.tty,
                 "stdin_open": spec.stdin_open,
                 "through": list(spec.through),
+                **({"image": spec.image} if spec.image else {}),
                 "started": spec.created,
                 **automatic.saved(spec),
             },

@@ -16,6 +16,7 @@ from criu_agent import runs
 from criu_agent.config import Config
 from criu_agent.criu.command import NetworkLock
 from criu_agent.errors import Corrupt
+from criu_agent.fs import container
 from criu_agent.model import Contents, Manifest, RunSpec, Tree
 from criu_agent.ops import automatic
 from criu_agent.repo.fields import Fields
@@ -91,6 +92,7 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         user_namespace=run.flag("user_namespace"),
         tty=run.flag("tty"),
         stdin_open=run.flag("stdin_open"),
+        image=_image(run.document.get("image", "")),
         through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),
         labels=manifest.labels,
         **runs.repository_of(config),
@@ -104,6 +106,13 @@ def _user(text: str) -> str:
     if not match or max(map(int, match.groups())) > _HIGHEST_ID:
         _wrong(f"{text!r} is no user")
     return text
+
+
+def _image(digest: object) -> str:
+    """Of the container image that the box's root is; "" if it is the host's own."""
+    if not isinstance(digest, str) or (digest and not container.DIGEST.fullmatch(digest)):
+        _wrong(f"{digest!r} is no container image")
+    return digest
 
 
 def _terminal(fields: Fields) -> Mapping[str, Any]:

@@ -18,6 +18,7 @@ RunStateName = Literal[
     "failed",
     "fenced",
 ]
+Closure = Literal["none", "lean", "full"]
 Action = Literal["keep", "re-plug", "reset", "close", "refuse"]
 
 
@@ -40,6 +41,7 @@ class RunSpec:
     stdin_open: bool = False
     net: Literal["host"] = "host"
     image: str = ""  # digest of the container image that the box's root is; "": the host's own root
+    closure: Closure = "lean"  # which files of its root go into a snapshot beside what the run wrote
     through: tuple[str, ...] = ()  # absolute host paths that are written through, workdir included
     labels: Mapping[str, str] = field(default_factory=dict)
     repository: str = ""  # URL or path of the repository that snapshots go to

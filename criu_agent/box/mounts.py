@@ -8,7 +8,7 @@ same `Layout`, so they cannot drift apart.
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -239,9 +239,9 @@ def _cover(upper: Path, path: str, mode: int) -> None:
         os.setxattr(made, _OPAQUE, b"y")
 
 
-def mount_root(layout: Layout, target: Path, *, between: Path | None = None) -> None:
-    """Mount the overlay of the host's root and the run's upper layer on `target`; between: a layer between them."""
-    lower = f"{between}:{layout.lower}" if between else layout.lower
+def mount_root(layout: Layout, target: Path, *, between: Sequence[Path] = ()) -> None:
+    """Mount the overlay of the host's root and the run's upper layer on `target`; between: layers between them."""
+    lower = ":".join(map(str, (*between, layout.lower)))
     options = f"lowerdir={lower},upperdir={layout.upper},workdir={layout.work},{_OVERLAY_OPTIONS}"
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:

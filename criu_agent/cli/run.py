@@ -58,6 +58,13 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
 @click.option(
     "--image", metavar="IMAGE", help="Root of the run: a file of podman/docker save, or a name that the engine has"
 )
+@click.option(
+    "--closure",
+    type=click.Choice(["none", "lean", "full"]),
+    default="lean",
+    show_default=True,
+    help="Files of the host in its snapshots: none, what it uses (lean), what it may load later, too (full)",
+)
 @click.option("--through", multiple=True, metavar="PATH", help="Write PATH through to the host as well")
 @click.option("--every", metavar="TIME", help="Take a snapshot every 90s, 5m, 2h, 1d while it runs")
 @click.option("--on-idle", metavar="TIME", help="Take one when it has been idle for so long: 30s")
@@ -170,6 +177,7 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         tty=with_terminal,
         stdin_open=bool(options["interactive"]) or not options["detach"],
         image=image,
+        closure=options["closure"],
         through=(workdir, *through),
         labels=pairs(_texts(options["label"])),
         **runs.repository_of(context.config),

@@ -21,7 +21,7 @@ from criu_agent.errors import Failure, NoSpace, Refused
 from criu_agent.fs import tree
 from criu_agent.linux import nft
 from criu_agent.model import PlanRow
-from criu_agent.ops import closure, facts, host, plan, vault
+from criu_agent.ops import closure, environment, facts, host, plan, vault
 from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
 from criu_agent.ops.save import Instant, Request, Terminal, save
@@ -117,8 +117,11 @@ def checkpoint(
     progress("dump", 0, 0)
     with ExitStack() as stack:
         writer = stack.enter_context(writing)
-        used = stack.enter_context(Closure(live.root_pid, live.layout, live.directory / closure.NAME))
+        used = stack.enter_context(
+            Closure(live.root_pid, live.layout, live.directory / closure.NAME, kept=live.spec.closure != "none")
+        )
         used.add(found)
+        later = environment.store(live, found, writer.save)
         phases.end("prepare")
         stack.enter_context(_continued(live, found, request))
         image_dir = stack.enter_context(ImageDir(live.runtime / "images", room))
@@ -152,7 +155,7 @@ def checkpoint(
             files = stack.enter_context(tree.capture(live.layout.upper, spool=spool))
             phases.end("files")
             if request.stop:  # kept frozen until its successor is durable
-                snapshot = save(live, request, writer, image_dir, files, used, instant, stored)
+                snapshot = save(live, request, writer, image_dir, files, used, later, instant, stored)
                 phases.end("store")
             try:
                 stats = dump.go()
@@ -164,7 +167,7 @@ def checkpoint(
         if request.stop:
             live.cgroup.kill()
         else:
-            snapshot = save(live, request, writer, image_dir, files, used, instant, stored)
+            snapshot = save(live, request, writer, image_dir, files, used, later, instant, stored)
             phases.end("store")
     log.info("snapshot %s: %s", snapshot.id, phases.ms)
     return Summary(

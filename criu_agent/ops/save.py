@@ -10,7 +10,7 @@ from criu_agent.criu import pagemap
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
 from criu_agent.model import Contents, Host, Manifest, Snapshot, Source, Table
-from criu_agent.ops import automatic, closure
+from criu_agent.ops import automatic, closure, environment
 from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
 from criu_agent.repo.policy import AUTOMATIC
@@ -60,6 +60,7 @@ def save(
     image_dir: ImageDir,
     files: tree.Capture,
     used: Closure,
+    later: environment.Stored | None,
     instant: Instant,
     progress: Progress,
 ) -> Snapshot:
@@ -73,11 +74,13 @@ def save(
     host_files = tree.save(used.capture(), writer.save, name=closure.NAME)
     used.check()
     attached = {"scrollback": instant.terminal.scrollback, closure.NAME: used.list()}
+    if later is not None:
+        attached[environment.NAME] = later.listed
     sources = [Source(stream=name, size=len(data), content=io.BytesIO(data)) for name, data in attached.items()]
     contents = Contents(
         table=Table(packs=(), pieces=()),
         images=dict(zip(names, images, strict=True)),
-        trees={"upper": upper, closure.NAME: host_files},
+        trees={"upper": upper, closure.NAME: host_files, **({environment.NAME: later.tree} if later else {})},
         attachments=dict(zip(attached, writer.save(sources), strict=True)),
     )
     snapshot = writer.commit(_manifest(live, request, instant), contents)
@@ -123,6 +126,7 @@ def _manifest(live: Live, request: Request, instant: Instant) -> Manifest:
                 "tty": spec.tty,
                 "stdin_open": spec.stdin_open,
                 "through": list(spec.through),
+                "closure": spec.closure,
                 **({"image": spec.image} if spec.image else {}),
                 "started": spec.created,
                 **automatic.saved(spec),

@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os.path import normpath
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from criu_agent import runs
 from criu_agent.config import Config
 from criu_agent.criu.command import NetworkLock
 from criu_agent.errors import Corrupt
 from criu_agent.fs import container
-from criu_agent.model import Contents, Manifest, RunSpec, Tree
+from criu_agent.model import Closure, Contents, Manifest, RunSpec, Tree
 from criu_agent.ops import automatic
 from criu_agent.repo.fields import Fields
 
@@ -92,6 +92,7 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         user_namespace=run.flag("user_namespace"),
         tty=run.flag("tty"),
         stdin_open=run.flag("stdin_open"),
+        closure=_closure(run.document.get("closure", "lean")),
         image=_image(run.document.get("image", "")),
         through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),
         labels=manifest.labels,
@@ -106,6 +107,11 @@ def _user(text: str) -> str:
     if not match or max(map(int, match.groups())) > _HIGHEST_ID:
         _wrong(f"{text!r} is no user")
     return text
+
+
+def _closure(kind: object) -> Closure:
+    found: Closure | None = next((one for one in get_args(Closure) if one == kind), None)
+    return found or _wrong(f"{kind!r} is no closure")
 
 
 def _image(digest: object) -> str:

@@ -30,16 +30,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from criu_agent.box import mounts, seccomp
+from criu_agent.box import mounts, seccomp, tools
 from criu_agent.box.cgroup import Cgroup
 from criu_agent.errors import Failure, ToolFailed, by_code
 from criu_agent.linux import syscalls
 
 _NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 # The command's own: a session leader that opens a terminal gets it as its controlling one (man 4 tty).
-_SHELL = "/bin/sh"
-_ON_CONSOLE = [_SHELL, "-c", 'exec "$@" 0<>/dev/pts/0 1>&0 2>&0', "sh"]
-_SETPRIV = "/usr/bin/setpriv"  # not by the PATH of the command, which others may write to: it is still root here
+_ON_CONSOLE = ["-c", 'exec "$@" 0<>/dev/pts/0 1>&0 2>&0', "sh"]
 _TTY_GROUP = 5  # Debian's group tty, as in the devpts mount options
 
 
@@ -142,8 +140,7 @@ def _child(layout: mounts.Layout, command: Command, mount_point: Path, channel: 
         _enter(layout, command, mount_point)
         _attach_stdio(command, channel)
         executable_check(command)
-        _require_tools(command)
-        _become_init(command, mounts.init_argv(layout))
+        _become_init(command)
     except Failure as error:
         _report(channel, {"message": error.message, "hint": error.hint, "code": error.exit_code})
     except OSError as error:
@@ -240,18 +237,11 @@ def _is_executable(path: str) -> bool:
     return stat.S_ISREG(os.stat(path).st_mode) and os.access(path, os.X_OK)
 
 
-def _require_tools(command: Command) -> None:
-    """What we run ourselves before the command is of the box's root, and a container image may not have it."""
-    as_is = command.user == "0:0"
-    for needed, path, why in ((command.stdio is None, _SHELL, "a terminal"), (not as_is, _SETPRIV, "another user")):
-        if needed and not _exists(path):
-            raise ToolFailed(f"the root of the box has no {path}, which a run with {why} needs")
-
-
-def _become_init(command: Command, init: list[str]) -> None:
+def _become_init(command: Command) -> None:
     restore_signals()
     syscalls.seccomp_set_filter(seccomp.program(os.uname().machine))
-    argv = as_user(command) if command.stdio else [*_ON_CONSOLE, *as_user(command)]
+    argv = as_user(command) if command.stdio else [*tools.argv(tools.SHELL), *_ON_CONSOLE, *as_user(command)]
+    init = tools.argv(mounts.INIT)
     name = ["criu-agent-init"] if len(init) == 1 else init
     os.execve(init[0], [*name, "--", *argv], dict(command.env))  # noqa: S606 - that is what it is for
 
@@ -284,4 +274,4 @@ def as_user(command: Command) -> list[str]:
         groups = "--init-groups"
     except KeyError:  # a number without a name has no groups either
         groups = "--clear-groups"
-    return [_SETPRIV, f"--reuid={uid}", f"--regid={gid}", groups, "--", *command.argv]
+    return [*tools.argv(tools.SETPRIV), f"--reuid={uid}", f"--regid={gid}", groups, "--", *command.argv]

@@ -6,20 +6,19 @@ same `Layout`, so they cannot drift apart.
 """
 
 import os
-import shutil
 import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from criu_agent import log
+from criu_agent.box import tools
 from criu_agent.errors import HostCannot
-from criu_agent.linux import elf, process, syscalls
+from criu_agent.linux import syscalls
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
 INIT = "/run/criu-agent/criu-agent-init"  # bound, since its path on the host may differ elsewhere
 HOST = Path("/")
-_LOADER = "/.criu-agent/loader"
 _HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
 _OPAQUE = "trusted.overlay.opaque"
 _RESOLVER = "resolver"
@@ -155,7 +154,8 @@ def _prepare_foreign(layout: Layout) -> None:
             _make_way(layout, bind.target, is_file=not Path(bind.source).is_dir())
     if not os.path.lexists(layout.lower / "etc/hosts"):
         (layout.upper / "etc/hosts").write_text(_HOSTS)
-    _bring_loader(layout)
+    (init,) = (bind.source for bind in layout.binds if bind.target == INIT)
+    tools.bring(layout.upper, {INIT: init, tools.SHELL: tools.SHELL, tools.SETPRIV: tools.SETPRIV})
 
 
 def _make_way(layout: Layout, path: str, *, is_file: bool = False) -> None:
@@ -183,31 +183,6 @@ def _make_way(layout: Layout, path: str, *, is_file: bool = False) -> None:
             facts = below.stat()
             made.chmod(stat.S_IMODE(facts.st_mode))
             os.chown(made, facts.st_uid, facts.st_gid)
-
-
-def _bring_loader(layout: Layout) -> None:
-    """The loader and the libraries of an init that is not static: the image may have others, or none."""
-    (init,) = (bind.source for bind in layout.binds if bind.target == INIT)
-    with open(init, "rb") as file:
-        loader = elf.interpreter(file)
-    if not loader:
-        return
-    said = process.run([loader, "--list", init])
-    libraries = [word for word in said.stdout.decode().split() if word.startswith("/")]
-    if not said.ok or loader not in [*libraries, os.path.realpath(loader)]:
-        raise HostCannot(f"cannot tell what {init} needs: {said.stderr.decode(errors='replace').strip()}")
-    place = layout.upper / _LOADER.lstrip("/")
-    place.parent.mkdir(mode=0o755)
-    for library in set(libraries) - {loader}:
-        shutil.copy(library, place.parent)
-    shutil.copy(loader, place)
-
-
-def init_argv(layout: Layout) -> list[str]:
-    """How PID 1 is executed in the box: by a loader of its own if the run's layer has one."""
-    if layout.foreign and os.path.exists(_LOADER):  # noqa: PTH110 - in the box
-        return [_LOADER, "--library-path", os.path.dirname(_LOADER), INIT]  # noqa: PTH120
-    return [INIT]
 
 
 def hide(layout: Layout) -> None:

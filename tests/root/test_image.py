@@ -99,6 +99,21 @@ def test_a_terminal_works_in_an_image(agent: Agent, podman: Podman) -> None:
     assert agent("exec", "shell", "readlink", "/proc/2/fd/0").out == "/dev/pts/0\n"
 
 
+def test_another_user_and_a_terminal_need_nothing_of_the_image(agent: Agent) -> None:
+    agent.workdir.chmod(0o777)
+    bare = containers.layer(containers.entry("busybox", Path("/bin/busybox").read_bytes(), mode=0o755))
+    archive = containers.docker_archive(agent.directory / "bare.tar", bare)
+    script = "/busybox id -u; /busybox readlink /proc/self/fd/0; echo > mine; exec /busybox sleep 1000"
+    agent("run", "-dt", "--name", "user", "-u", "1234", "--image", str(archive), "--", "/busybox", "sh", "-c", script)
+    await_true((agent.workdir / "mine").exists, "it has written")
+    assert agent("logs", "user").out.split() == ["1234", "/dev/pts/0"]
+    assert (agent.workdir / "mine").stat().st_uid == 1234
+    agent("suspend", "user")
+    agent("resume", "-d", "user")
+    assert agent("exec", "user", "/busybox", "id", "-u").out == "1234\n"
+    assert agent("exec", "-u", "0", "user", "/busybox", "id", "-u").out == "0\n"
+
+
 def test_it_comes_back_in_the_same_image_only(agent: Agent, podman: Podman, tmp_path: Path) -> None:
     agent("run", "-d", "--name", "counter", "--image", podman.docker, "--", "sh", "-c", COUNT)
     await_true(lambda: len(numbers(agent)) > 3, "it counts")

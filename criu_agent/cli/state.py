@@ -167,9 +167,9 @@ def bring_back(
 ) -> int:
     snapshot = _choose(context, wanted, at)
     if image:
-        from criu_agent.ops import containers
+        from criu_agent.ops import containers, saved
 
-        containers.require_same(context.config, image, str(snapshot.manifest.resources["run"].get("image", "")))
+        containers.require_same(context.config, image, saved.read(context.config, snapshot.manifest).spec.image)
     run_id, reset = restore_snapshot(context, snapshot, awaited=not detach, confirm=confirm)
     run = runs.by_id(context.config, run_id)
     if run is None:

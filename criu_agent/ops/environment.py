@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from criu_agent.box.mounts import Layout
+from criu_agent.errors import Failure
 from criu_agent.fs import beneath, tree
 from criu_agent.fs.tree import Save
 from criu_agent.linux import elf, proc
@@ -59,7 +60,11 @@ def store(live: Live, found: Facts, save: Save) -> Stored | None:
 def planned(live: Live, found: Facts) -> PlanRow:
     """What a checkpoint would take of the files of the box's root, how many and how large."""
     kind = live.spec.closure
-    with closure.Closure(live.root_pid, live.layout, live.directory / NAME) as kept:
+    try:
+        kept = closure.Closure(live.root_pid, live.layout, live.directory / NAME)
+    except OSError as error:
+        raise Failure("the run has ended", hint="criu-agent ps -a", agent_state="not running") from error
+    with kept:
         paths = set() if kind == "none" else closure.used(found, live.layout)
         if kind == "full":
             paths |= find(kept.root, found, live.layout)[0]
@@ -88,21 +93,33 @@ def find(root: Path, found: Facts, layout: Layout) -> tuple[set[str], set[str]]:
     root: a way to the box's root that stays while the run may change it. What goes meanwhile is left out.
     """
     mapped = {mapping.path for table in found.mappings.values() for mapping in table}
-    wanted: set[str] = set()
+    tops: set[str] = set()
+    pairs: dict[str, bool] = {}  # path, and whether it is a link
     for one in found.processes:
         with suppress(OSError):  # it has ended
             paths = {mapping.path for mapping in found.mappings[one.pid]}
-            wanted |= _directories(root, one, paths, proc.environment(one.pid), proc.cwd(one.pid))
+            environment, cwd = proc.environment(one.pid), proc.cwd(one.pid)
+            tops |= _directories(root, one, paths, environment, cwd)
+            pairs.update(dict.fromkeys(_names(root, one, environment, cwd), True))
+    for top in tops:
+        pairs.update(_walk(root, top))
+    files = (path for path, is_link in pairs.items() if not is_link)
+    pairs.update(list(_libraries(root, {path for path in (*mapped, *files) if _may_need(path)})))
     mounted = closure.mount_points(found)
-    files, links = set[str](), set[str]()
-    for top in sorted(wanted):
-        for path, is_link in _walk(root, top):
-            if not f"{path}/".startswith(mounted) and not os.path.lexists(layout.upper / path.lstrip("/")):
-                (links if is_link else files).add(path)
-    for path, is_link in _libraries(root, {one for one in {*mapped, *files} if _may_need(one)}):
-        if not os.path.lexists(layout.upper / path.lstrip("/")):
-            (links if is_link else files).add(path)
-    return files, links
+    ours = {
+        path: is_link
+        for path, is_link in pairs.items()
+        if not f"{path}/".startswith(mounted) and not os.path.lexists(layout.upper / path.lstrip("/"))
+    }
+    return {path for path in ours if not ours[path]}, {path for path in ours if ours[path]}
+
+
+def _names(root: Path, one: proc.Process, environment: Mapping[str, str], cwd: str) -> list[str]:
+    """The links that lead from what it was started as to its program: it may start itself again by them."""
+    for path in _candidates(one.argv[0] if one.argv else "", environment, cwd):
+        with suppress(OSError):
+            return [f"/{link}" for link in real(root, path)[1]]
+    return []
 
 
 def _directories(
@@ -221,15 +238,16 @@ def real(root: Path, path: str) -> tuple[str, list[str]]:
 
 def _walk(root: Path, top: str) -> Iterator[tuple[str, bool]]:
     """The files below a directory, and whether each is a link. Bytecode is left out: Python makes it again."""
-    with suppress(OSError), beneath.directory(root, top.lstrip("/")) as at:
-        for where, directories, names, fd in os.fwalk(".", dir_fd=at):
-            base = os.path.normpath(f"{top}/{where}")
-            for name in [*names, *directories]:
-                with suppress(OSError):
-                    mode = os.stat(name, dir_fd=fd, follow_symlinks=False).st_mode
-                    if stat.S_ISREG(mode) or stat.S_ISLNK(mode):
-                        yield f"{base}/{name}", stat.S_ISLNK(mode)
-            directories[:] = [name for name in directories if name != "__pycache__"]
+    waiting = [top]
+    while waiting:  # os.fwalk calls itself for each level, and a tree may have any depth
+        parent = waiting.pop()
+        with suppress(OSError), beneath.directory(root, parent.lstrip("/")) as at, os.scandir(at) as entries:
+            for entry in entries:
+                path = f"{parent}/{entry.name}"
+                if entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                    yield path, entry.is_symlink()
+                elif entry.is_dir(follow_symlinks=False) and entry.name != "__pycache__":
+                    waiting.append(path)
 
 
 def _may_need(path: str) -> bool:

@@ -299,7 +299,10 @@ def _signal_number(name: str) -> int:
 @click.option("-f", "--force", is_flag=True, help="Kill it first if it runs; no error if there is none")
 @click.pass_obj
 def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
-    """Forget RUN: its directory, log, and what it wrote outside of its working directory. Its snapshots stay."""
+    """Forget RUN: its directory, log, and what it wrote outside of its working directory. Its snapshots stay.
+
+    So does the container image that it lives in: `prune --images` removes those that no run lives in.
+    """
     from criu_agent.ops import network
 
     for name in wanted:

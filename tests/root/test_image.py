@@ -42,8 +42,15 @@ class Podman:
         self.oci = self.save("oci-archive")
 
     def argv(self, *arguments: str) -> list[str]:
-        store = ["--root", f"{self.directory}/store", "--runroot", f"{self.directory}/run", "--storage-driver", "vfs"]
-        return ["podman", *store, *arguments]
+        store = [
+            "--root",
+            f"{self.directory}/store",
+            "--runroot",
+            f"{self.directory}/run",
+            "--tmpdir",
+            f"{self.directory}/tmp",
+        ]
+        return ["podman", "--storage-driver", "vfs", *store, *arguments]
 
     def __call__(self, *arguments: str) -> str:
         done = subprocess.run(self.argv(*arguments), capture_output=True, text=True, check=False)

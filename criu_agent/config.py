@@ -6,7 +6,7 @@ Flags win over the environment, the environment over `/etc/criu-agent/config.tom
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -30,6 +30,8 @@ _KEYS = frozenset(
     }
 )
 
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"  # docker's, of an image that has none
+_OF_HOST = frozenset({"LD_LIBRARY_PATH", "LD_PRELOAD", "NODE_PATH", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV"})
 _FOR_TOOLS = frozenset({"PATH", "HOME", "LANG", "TZ", "TMPDIR", "TERM", "LD_LIBRARY_PATH"})
 
 
@@ -179,6 +181,16 @@ def tool_environment() -> dict[str, str]:
 def user_environment() -> dict[str, str]:
     """The caller's environment without our own settings, and without sudo's: what the wrapped command gets."""
     return {key: value for key, value in os.environ.items() if not key.startswith(("CRIU_AGENT_", "SUDO_"))}
+
+
+def in_image(environment: Mapping[str, str], image: Iterable[str]) -> dict[str, str]:
+    """The command's environment in a container image that sets the variables `image` ("K=V").
+
+    What names programs and libraries of the host is left out: in the image they are others, or not there.
+    """
+    kept = {key: value for key, value in environment.items() if key not in _OF_HOST}
+    pairs = (one.partition("=") for one in image)
+    return {**kept, "PATH": _PATH, **{key: value for key, _, value in pairs}}
 
 
 def user_behind_sudo() -> str:

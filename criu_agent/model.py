@@ -18,6 +18,7 @@ RunStateName = Literal[
     "failed",
     "fenced",
 ]
+Closure = Literal["none", "lean", "full"]
 Action = Literal["keep", "re-plug", "reset", "close", "refuse"]
 
 
@@ -42,6 +43,8 @@ class RunSpec:
     stdin_open: bool = False
     net: Literal["host"] = "host"
     fs: Literal["overlay", "host"] = "overlay"  # host: no layer of its own, everything is written through
+    image: str = ""  # digest of the container image that the box's root is; "": the host's own root
+    closure: Closure = "lean"  # which files of its root go into a snapshot beside what the run wrote
     through: tuple[str, ...] = ()  # absolute host paths that are written through, workdir included
     # Those of them that known agents keep (ops.agents): path to "directory" or "file".
     agent_state: Mapping[str, str] = field(default_factory=dict)

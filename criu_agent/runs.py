@@ -161,7 +161,7 @@ def find(config: Config, wanted: str) -> Run:
             here = os.getcwd()  # noqa: PTH109
         except FileNotFoundError as error:
             raise NotFound("the current directory was removed", hint="name the run, or cd") from error
-        matches = [run for run in known if run.spec.workdir == here][-1:]
+        matches = [run for run in known if here in (run.spec.workdir, *run.spec.through[:1])][-1:]
     else:
         matches = [run for run in known if run.spec.name == wanted]
         # "" is a script's empty variable, and the beginning of every id

@@ -32,15 +32,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from criu_agent.box import mounts, seccomp
+from criu_agent.box import mounts, seccomp, tools
 from criu_agent.box.cgroup import Cgroup
 from criu_agent.errors import Failure, ToolFailed, by_code
 from criu_agent.linux import syscalls
 
 _NAMESPACES = syscalls.CLONE_NEWNS | syscalls.CLONE_NEWIPC | syscalls.CLONE_NEWUTS
 # The command's own: a session leader that opens a terminal gets it as its controlling one (man 4 tty).
-_ON_CONSOLE = ("/bin/sh", "-c", 'exec "$@" 0<>/dev/pts/0 1>&0 2>&0', "sh")
-_SETPRIV = "/usr/bin/setpriv"  # not by the PATH of the command, which others may write to: it is still root here
+_ON_CONSOLE = ("-c", 'exec "$@" 0<>/dev/pts/0 1>&0 2>&0', "sh")
 _TTY_GROUP = 5  # Debian's group tty, as in the devpts mount options
 
 
@@ -245,8 +244,8 @@ def _is_executable(path: str) -> bool:
 def _become_init(command: Command) -> None:
     restore_signals()
     syscalls.seccomp_set_filter(seccomp.program(os.uname().machine))
-    command_line = command.argv if command.stdio else (*_ON_CONSOLE, *command.argv)
-    argv = as_user(command, (mounts.INIT, "--", *command_line))
+    command_line = command.argv if command.stdio else (*tools.argv(tools.SHELL), *_ON_CONSOLE, *command.argv)
+    argv = as_user(command, (*tools.argv(mounts.INIT), "--", *command_line))
     os.execve(argv[0], argv, dict(command.env))  # noqa: S606 - that is what it is for
 
 
@@ -274,7 +273,7 @@ def as_user(command: Command, argv: Sequence[str]) -> list[str]:
     options = ["--no-new-privs"] if command.no_new_privs else []
     if (uid, gid) != ("0", "0"):
         options += [f"--reuid={uid}", f"--regid={gid}", _groups(int(uid)), "--inh-caps=-all"]
-    return [_SETPRIV, *options, "--", *argv] if options else list(argv)
+    return [*tools.argv(tools.SETPRIV), *options, "--", *argv] if options else list(argv)
 
 
 def _groups(uid: int) -> str:

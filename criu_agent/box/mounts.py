@@ -7,18 +7,22 @@ same `Layout`, so they cannot drift apart.
 
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from criu_agent import log
+from criu_agent.box import tools
 from criu_agent.box.outer import Outer
 from criu_agent.errors import HostCannot
 from criu_agent.linux import syscalls
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
 INIT = "/run/criu-agent/criu-agent-init"  # bound, since its path on the host may differ elsewhere
+HOST = Path("/")
+MADE_IN_IMAGE = (tools.PLACE, "/etc/resolv.conf", "/etc/hosts")  # by us, in the layer of a run that lives in one
+_HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
 _OPAQUE = "trusted.overlay.opaque"
 _RESOLVER = "resolver"
 DEVICE = "dev-"  # begins the key of a device's bind
@@ -71,17 +75,24 @@ class Layout:
 
     directory holds upper (what the run wrote), work (overlayfs' own) and is on a file system that can carry an
     upper layer. hidden are paths of the host that the box must not see, such as our own state. user_namespace: the
-    box is in one of its own. outer are the mounts of the host that the box has, and runtime is where those that are
-    layered are mounted. host_root: nothing is layered, the root is the host's own, and upper stays empty.
+    box is in one of its own. lower: what the upper layer lies over, the host's root or that of a container image.
+    outer are the mounts of the host that the box has, and runtime is where those that are layered are mounted.
+    host_root: nothing is layered, the root is the host's own, and upper stays empty.
     """
 
     directory: Path
     binds: tuple[Bind, ...]
     hidden: tuple[str, ...]
     user_namespace: bool = False
+    lower: Path = HOST
     outer: tuple[Outer, ...] = ()
     runtime: Path = Path("/nonexistent")
     host_root: bool = False
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the root is not the host's."""
+        return self.lower != HOST
 
     @property
     def upper(self) -> Path:
@@ -134,9 +145,10 @@ class Layout:
         return [bind.restore_external for bind in self.binds]
 
 
-def system_binds(init: Path, *, user_namespace: bool) -> list[Bind]:
+def system_binds(init: Path, *, user_namespace: bool, foreign: bool = False) -> list[Bind]:
     """The binds that every box has: device nodes, /sys, the init, and the resolver's file if it is needed.
 
+    foreign: the root is that of a container image.
     In a user namespace there is no /sys: its mounts are locked together, and each would have to be an External.
     """
     if not init.is_file():
@@ -146,8 +158,10 @@ def system_binds(init: Path, *, user_namespace: bool) -> list[Bind]:
     if not user_namespace:
         binds.append(Bind(key="sys", source="/sys", target="/sys"))
     resolver = os.path.realpath("/etc/resolv.conf")
+    if foreign and Path(resolver).is_file():
+        binds.append(Bind(key=_RESOLVER, source=resolver, target="/etc/resolv.conf"))
     # The box has its own /run: a resolv.conf that is a link into /run would dangle.
-    if resolver.startswith("/run/") and Path(resolver).is_file():
+    elif resolver.startswith("/run/") and Path(resolver).is_file():
         binds.append(Bind(key=_RESOLVER, source=resolver, target=resolver))
     return binds
 
@@ -213,6 +227,48 @@ def prepare_upper(layout: Layout) -> None:
     if not layout.host_root:
         _cover(layout.upper, "/", "/tmp", 0o1777)  # noqa: S108 - of the box
         hide(layout)
+    if layout.foreign:
+        _prepare_foreign(layout)
+
+
+def _prepare_foreign(layout: Layout) -> None:
+    """What the box needs in the root of a container image, in the run's layer: the image is not changed."""
+    for name in ("/proc", "/dev", "/run", "/sys", "/etc"):
+        _make_way(layout, name)
+    for bind in layout.binds:
+        if not bind.target.startswith(("/dev/", "/run/")):
+            _make_way(layout, bind.target, is_file=not Path(bind.source).is_dir())
+    if not os.path.lexists(layout.lower / "etc/hosts"):
+        (layout.upper / "etc/hosts").write_text(_HOSTS)
+    (init,) = (bind.source for bind in layout.binds if bind.target == INIT)
+    tools.bring(layout.upper, {INIT: init, tools.SHELL: tools.SHELL, tools.SETPRIV: tools.SETPRIV})
+
+
+def _make_way(layout: Layout, path: str, *, is_file: bool = False) -> None:
+    """An own directory or empty file `path` in the run's layer, whatever the image has there.
+
+    No link of the image may be on the way: we mount before its root is ours, and it would lead into the host's.
+    """
+    made, below = layout.upper, layout.lower
+    parts = Path(path).parts[1:]
+    for number, part in enumerate(parts, 1):
+        made, below = made / part, below / part
+        last = number == len(parts)
+        if below.is_symlink() and not last:
+            raise HostCannot(
+                f"the container image has a link at /{'/'.join(parts[:number])}, and the box needs {path}",
+                hint="choose another --workdir or --through",
+            )
+        if made.is_dir():
+            continue
+        if last and is_file:
+            made.touch()
+            return
+        made.mkdir(mode=0o755)
+        if below.is_dir() and not below.is_symlink():
+            facts = below.stat()
+            made.chmod(stat.S_IMODE(facts.st_mode))
+            os.chown(made, facts.st_uid, facts.st_gid)
 
 
 def prepare_layer(layer: Layer) -> None:
@@ -271,10 +327,10 @@ def _cover(upper: Path, base: str, path: str, mode: int) -> None:
         os.setxattr(made, _OPAQUE, b"y")
 
 
-def mount_root(layout: Layout, target: Path, *, between: Path | None = None) -> None:
+def mount_root(layout: Layout, target: Path, *, between: Sequence[Path] = ()) -> None:
     """Mount the root of the box on `target`, and its layers on their mount points: what `unmount_root` takes away.
 
-    between: a layer between the host's root and the run's.
+    between: layers between the host's root, or the image's, and the run's.
     """
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
     for bind in layout.bound if layout.user_namespace else ():
@@ -288,7 +344,7 @@ def mount_root(layout: Layout, target: Path, *, between: Path | None = None) -> 
             )
         syscalls.mount("/", str(target), "", syscalls.MS_BIND)
         return
-    _mount_overlay([str(between), "/"] if between else ["/"], layout.directory, target)
+    _mount_overlay([*map(str, between), str(layout.lower)], layout.directory, target)
     for layer in layout.layers:
         layer.mount_point.mkdir(mode=0o700, parents=True, exist_ok=True)
         here = os.path.isdir(layer.path)  # noqa: PTH112 - a str; another host need not have it

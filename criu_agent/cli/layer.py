@@ -78,9 +78,10 @@ def confirm_loss(context: Context, run: runs.Run) -> None:
         show.line(f"  and {len(lost) - _FIRST} more  (criu-agent diff {name})")
     asked = sys.stdin.isatty() and sys.stderr.isatty()
     if not asked or not click.confirm(f"remove {name} and lose it?", err=True):
+        keep = "" if run.spec.image else f"criu-agent merge {name} keeps them; "
         raise Failure(
             f"{name} was not removed: {len(lost)} changes would be lost",
-            hint=f"criu-agent merge {name} keeps them; criu-agent rm -f {name} loses them",
+            hint=f"{keep}criu-agent rm -f {name} loses them",
         )
 
 

@@ -44,17 +44,15 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
 
 @verb("run", gives_code=True, context_settings=_LITERAL)
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
-@click.option("--name", help="Name of the run; made from the command by default")
+@click.option("--name", help="Name of the run; by default from the command")
 @click.option("-d", "--detach", is_flag=True, help="Start it in the background and print its id")
 @click.option("-i", "--interactive", is_flag=True, help="Keep standard input open, also with --detach")
 @click.option("-t", "--tty", is_flag=True, help="Give it a terminal, also with --detach")
-@click.option("--rm", "remove", is_flag=True, help="Remove the run when it ends; its snapshots stay")
-@click.option("-w", "--workdir", type=click.Path(), help="Working directory, written through to the host")
+@click.option("--rm", "remove", is_flag=True, help="Remove the run at its end; snapshots stay")
+@click.option("-w", "--workdir", type=click.Path(), help="Working directory; it is the host's own")
 @click.option("-e", "--env", multiple=True, metavar="K[=V]", help="Set a variable in the environment")
 @click.option("-l", "--label", multiple=True, metavar="K=V", help="Label the run and its snapshots")
-@click.option(
-    "-u", "--user", metavar="USER[:GROUP]", help="User of the command; by default who called, through sudo too"
-)
+@click.option("-u", "--user", metavar="USER[:GROUP]", help="By default who called, through sudo too")
 @click.option("--no-new-privs", is_flag=True, help="Nothing gains privileges: sudo fails")
 @click.option(
     "--cpu-baseline",
@@ -66,31 +64,30 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
     "--fs",
     type=click.Choice(["overlay", "host"]),
     default="overlay",
-    show_default=True,
-    help="host: no layer of its own, everything is written through",
+    help="host: no own layer (default: overlay)",
+)
+@click.option("--image", metavar="IMAGE", help="Root: a `docker save` file or engine's image")
+@click.option(
+    "--closure",
+    type=click.Choice(["none", "lean", "full"]),
+    default="lean",
+    help="Files of the host in its snapshots: what it uses (lean, default), what it may load later too (full)",
 )
 @click.option("--through", multiple=True, metavar="PATH", help="Write PATH through to the host as well")
-@click.option(
-    "--no-agent-state", is_flag=True, help="Do not write through what known agents keep in ~: ~/.claude ..."
-)
+@click.option("--no-agent-state", is_flag=True, help="Do not write ~/.claude and the like through")
 @click.option(
     "--exclude",
     multiple=True,
     metavar="GLOB",
-    help="Keep files of that name out of snapshots; with a slash: of that path in what is written through",
+    help="Leave files of that name, or path if it has a slash, out of snapshots",
 )
-@click.option("--every", metavar="TIME", help="Take a snapshot every 90s, 5m, 2h, 1d while it runs")
-@click.option("--on-idle", metavar="TIME", help="Take one when it has been idle for so long: 30s")
-@click.option(
-    "--keep-last",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Keep the newest N of these snapshots; others of the run are never deleted",
-)
+@click.option("--every", metavar="TIME", help="Take a snapshot every 90s, 5m, 2h or 1d")
+@click.option("--on-idle", metavar="TIME", help="Take one when it was idle for so long: 30s")
+@click.option("--keep-last", type=click.IntRange(min=1), metavar="N", help="Keep only the newest N of these")
 @click.option("--restore-if-exists", is_flag=True, help="Resume the run of that --name, if any")
-@click.option("--theirs", is_flag=True, help="With --restore-if-exists: as `restore --theirs`")
-@click.option("--ours", is_flag=True, help="With --restore-if-exists: as `restore --ours`")
-@click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
+@click.option("--theirs", is_flag=True, help="With --restore-if-exists: restore --theirs")
+@click.option("--ours", is_flag=True, help="With --restore-if-exists: restore --ours")
+@click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach")
 @click.pass_obj
 def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> int:  # noqa: ANN401 - click's values
     """Start COMMAND as a run: it can be checkpointed, suspended and restored from then on.
@@ -98,6 +95,9 @@ def run_verb(context: Context, /, command: tuple[str, ...], **options: Any) -> i
     In a terminal this is start plus attach: ctrl-\\ detaches, and the run goes on. The working directory is
     the real one, and so is what known agents keep of themselves (login, settings, history: ~/.claude, ~/.codex ...);
     everything else that the command writes goes to a layer of the run's own.
+
+    With --image everything but these is of that container image. Its variables (PATH) are set instead of the host's,
+    and without --workdir the command starts in the directory that it names. Its entry point is not used.
 
     A snapshot of --every or --on-idle that cannot be taken never stops the run: it is tried again, and `ps` says so.
     A run is idle when it prints nothing, is given no input and uses hardly any CPU time; it is saved once then.
@@ -169,7 +169,8 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         raise Usage("--tty needs a terminal on standard input", hint="use --detach --tty, or leave --tty out")
     user = _user(options["user"] or configuration.user_behind_sudo() or f"{os.getuid()}:{os.getgid()}")
     known = user.environment if options["user"] or configuration.user_behind_sudo() else {}
-    env = {**configuration.user_environment(), **known, **pairs(_texts(options["env"]), inherit=True)}
+    image, start, env = _root(context, options, workdir, {**configuration.user_environment(), **known})
+    env |= pairs(_texts(options["env"]), inherit=True)
     kept = {} if options["no_agent_state"] else _agent_state(context, command, env, user.numbers)
     if options["keep_last"] and not (options["every"] or options["on_idle"]):
         raise Usage(
@@ -179,7 +180,7 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         id=run_id,
         name=runs.check_name(name),
         argv=command,
-        workdir=workdir,
+        workdir=start,
         env=_kept_to(options["cpu_baseline"], env),
         user=user.numbers,
         user_namespace=user.uid != 0 and not proc.has_sys_resource(os.getpid()),
@@ -188,6 +189,8 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         tty=with_terminal,
         stdin_open=bool(options["interactive"]) or not options["detach"],
         fs=options["fs"],
+        image=image,
+        closure=options["closure"],
         through=(workdir, *through, *kept),
         agent_state=kept,
         exclude=_globs(_texts(options["exclude"])),
@@ -199,6 +202,22 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         keep_last=options["keep_last"],
         created=runs.now(),
     )
+
+
+def _root(
+    context: Context, options: dict[str, Any], workdir: str, env: dict[str, str]
+) -> tuple[str, str, dict[str, str]]:
+    """The digest of the container image, where the command starts in it, and its environment there."""
+    if not options["image"]:
+        return "", workdir, env
+    if options["fs"] == "host":
+        raise Usage("--fs host is the host's own root, and --image another one", hint="leave one of them out")
+    from criu_agent.ops import containers
+
+    image = containers.bring(context.config, str(options["image"]))
+    its = containers.settings(context.config, image)
+    start = (not options["workdir"] and its.workdir) or workdir
+    return image, start, configuration.in_image(env, its.env)
 
 
 def _agent_state(context: Context, command: Sequence[str], env: dict[str, str], user: str) -> dict[str, str]:

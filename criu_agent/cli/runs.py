@@ -304,7 +304,8 @@ def rm_verb(context: Context, /, wanted: tuple[str, ...], force: bool) -> None:
     """Forget RUN: its directory, log, and what it wrote outside of its working directory. Its snapshots stay.
 
     What it wrote there and no snapshot has is shown before it is gone: in a terminal you are asked, elsewhere it is
-    refused without -f or -y. Caches, logs and what is in /tmp are not worth a question.
+    refused without -f or -y. Caches, logs and what is in /tmp are not worth a question. The container image that it
+    lives in stays as well: `prune --images` removes those that no run lives in.
     """
     from criu_agent.cli.layer import confirm_loss
     from criu_agent.ops import layer, network

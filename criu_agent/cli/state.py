@@ -136,6 +136,7 @@ def _print_summary(summary: Message, *, stats: bool) -> None:
 @click.argument("path", required=False)
 @click.option("--at", metavar="SNAP", help="Snapshot to restore; the newest of RUN by default")
 @click.option("-d", "--detach", is_flag=True, help="Restore it in the background and print its id")
+@click.option("--image", metavar="IMAGE", help="The container image that it lives in, if this host does not have it")
 @click.option("--detach-keys", default=terminal.DETACH_KEYS, show_default=True, help="Keys that detach the terminal")
 @click.option("--theirs", is_flag=True, help="Put the SNAPSHOT's files in the place of those here that have changed")
 @click.option("--ours", is_flag=True, help="Keep the files that are HERE as they are, changed or not")
@@ -184,6 +185,7 @@ def restore_verb(context: Context, /, wanted: str, path: str | None, **options: 
         confirm=options["confirm"],
         files=files_choice(options),
         into=_place(options["into"]),
+        image=options["image"],
     )
 
 
@@ -223,9 +225,14 @@ def bring_back(
     confirm: bool = False,
     files: str = "refuse",
     into: str = "",
+    image: str | None = None,
 ) -> int:
     """files: refuse, theirs or ours, where they have changed here. into: where the working directory is to lie."""
     snapshot = _choose(context, wanted, at)
+    if image:
+        from criu_agent.ops import containers, saved
+
+        containers.require_same(context.config, image, saved.read(context.config, snapshot.manifest).spec.image)
     told = restore_snapshot(context, snapshot, awaited=not detach, confirm=confirm, files=files, into=into)
     run = runs.by_id(context.config, snapshot.manifest.run_id)
     if run is None:

@@ -130,15 +130,32 @@ def _named(snapshot: Snapshot) -> str:
 
 @verb("prune")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would be deleted, and delete nothing")
+@click.option(
+    "--images", is_flag=True, help="Remove container images of this host that no run here lives in, instead"
+)
 @click.pass_obj
-def prune_verb(context: Context, /, dry_run: bool) -> None:
+def prune_verb(context: Context, /, dry_run: bool, images: bool) -> None:
     """Delete the data that no snapshot needs any more.
 
     A run that is being saved at the moment, or one of whose snapshots cannot be read, is an error.
 
     Exit codes: 0 done, 1 a run is locked, 14 a snapshot cannot be read: nothing of its run is deleted.
     """
-    _prune(context, context.repository(), dry_run=dry_run)
+    if images:
+        _prune_images(context, dry_run=dry_run)
+    else:
+        _prune(context, context.repository(), dry_run=dry_run)
+
+
+def _prune_images(context: Context, *, dry_run: bool) -> None:
+    from criu_agent.ops import containers
+
+    gone = containers.remove_unused(context.config, dry_run=dry_run)
+    if context.options.json:
+        show.message("summary", images=gone, dry_run=dry_run)
+    else:
+        for digest in gone:
+            show.result(f"{'would remove' if dry_run else 'removed'} {digest}")
 
 
 def _prune(context: Context, repository: Any, *, dry_run: bool) -> None:  # noqa: ANN401

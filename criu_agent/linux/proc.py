@@ -162,6 +162,17 @@ def process(pid: int) -> Process:
     )
 
 
+def environment(pid: int) -> dict[str, str]:
+    """The environment that it was started with. OSError if it is gone."""
+    pairs = (one.partition("=") for one in _read(f"/proc/{pid}/environ").split("\0"))
+    return {key: value for key, equals, value in pairs if equals}
+
+
+def cwd(pid: int) -> str:
+    """Its working directory, as it sees it; "" if it is gone."""
+    return _link(f"/proc/{pid}/cwd")
+
+
 def tree(root_pid: int) -> list[Process]:
     """The process and all its descendants, parents first. ProcessLookupError when the root is gone.
 

@@ -5,7 +5,7 @@ from criu_agent.box import mounts, outer
 from criu_agent.config import POLICY_FILE, Config
 from criu_agent.errors import Failure
 from criu_agent.model import Snapshot
-from criu_agent.ops import host, host_policy, live, saved
+from criu_agent.ops import containers, host, host_policy, live, saved
 from criu_agent.repo.specs import has_processes
 
 
@@ -42,6 +42,7 @@ def require_able_and_allowed(config: Config, snapshot: Snapshot, run: runs.Run |
     """What the manifest says of its run. HostCannot if this host cannot, or may not, have its processes."""
     known = saved.read(config, snapshot.manifest)
     host.require_able(config, snapshot.manifest, known.spec.cpu_baseline)
+    containers.require(config, known.spec)
     host_policy.require_allowed(
         host_policy.read(POLICY_FILE),
         recorded=known.privileges,

@@ -22,7 +22,7 @@ from criu_agent.errors import Failure, NoSpace, Refused
 from criu_agent.linux import nft
 from criu_agent.linux.cpu_baseline import LEVELS
 from criu_agent.model import PlanRow
-from criu_agent.ops import closure, facts, host, plan, privileges, trees, vault
+from criu_agent.ops import closure, environment, facts, host, plan, privileges, trees, vault
 from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
 from criu_agent.ops.save import Instant, Request, Terminal, save
@@ -124,8 +124,11 @@ def checkpoint(
         lock: NetworkLock = "nftables" if any(plan.crosses(one) for one in connections) else "skip"
         room = images.capacity(found.memory)
         images.check_memory(room)
-        used = stack.enter_context(Closure(live.root_pid, live.layout, live.directory / closure.NAME))
+        used = stack.enter_context(
+            Closure(live.root_pid, live.layout, live.directory / closure.NAME, kept=live.spec.closure != "none")
+        )
         used.add(found)
+        later = environment.store(live, found, writer.save)
         phases.end("prepare")
         progress("dump", 0, 0)
         stack.enter_context(_continued(live, found, request))
@@ -160,7 +163,7 @@ def checkpoint(
             trees.freeze(live, files, frozen)
             phases.end("files")
             if request.stop:  # kept frozen until its successor is durable
-                snapshot = save(live, request, writer, image_dir, files, used, instant, stored)
+                snapshot = save(live, request, writer, image_dir, files, used, later, instant, stored)
                 phases.end("store")
             try:
                 stats = dump.go()
@@ -172,7 +175,7 @@ def checkpoint(
         if request.stop:
             live.cgroup.kill()
         else:
-            snapshot = save(live, request, writer, image_dir, files, used, instant, stored)
+            snapshot = save(live, request, writer, image_dir, files, used, later, instant, stored)
             phases.end("store")
     log.info("snapshot %s: %s", snapshot.id, phases.ms)
     return Summary(

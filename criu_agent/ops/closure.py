@@ -8,7 +8,7 @@ that they have mapped or open as it was.
 
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 from blake3 import blake3
 
 from criu_agent import log
-from criu_agent.box.mounts import Layout
+from criu_agent.box.mounts import HOST, Layout
 from criu_agent.errors import Corrupt, Failure, HostCannot
 from criu_agent.fs import beneath
 from criu_agent.fs.rebuild import rebuild
@@ -62,16 +62,18 @@ _Measured = tuple[_Identity, Used]
 class Closure:
     """The files that a live run uses, gathered before it is frozen: then only what came since is left to be read.
 
-    cache: a file of the run's directory with what was read for the snapshot before.
+    cache: a file of the run's directory with what was read for the snapshot before. kept: False leaves them all out.
     """
 
-    def __init__(self, root_pid: int, layout: Layout, cache: Path) -> None:
+    def __init__(self, root_pid: int, layout: Layout, cache: Path, *, kept: bool = True) -> None:
+        self._kept = kept
         self._layout = layout
         self._cache = cache
         self._known = _cached(cache)
         self._used: dict[str, _Measured] = {}
+        self._links: set[str] = set()
         self._fd = os.open(f"/proc/{root_pid}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._root = Path(f"/proc/self/fd/{self._fd}")  # there when the run has ended, too
+        self.root = Path(f"/proc/self/fd/{self._fd}")  # there when the run has ended, too
 
     def __enter__(self) -> Self:
         return self
@@ -83,14 +85,20 @@ class Closure:
 
     def add(self, found: Facts) -> None:
         """Take in what is used now and was not yet."""
-        for path in sorted(used(found, self._layout) - self._used.keys()):
+        if self._kept:
+            self.take(used(found, self._layout))
+
+    def take(self, paths: set[str], links: Collection[str] = ()) -> None:
+        """Take in files by their paths in the box, and links, which are in no list."""
+        for path in sorted(paths - self._used.keys()):
             with suppress(OSError):  # it has gone since: the dump says so if that matters
-                self._used[path] = _measured(self._root, path, self._known)
+                self._used[path] = _measured(self.root, path, self._known)
+        self._links.update(links)
 
     def capture(self) -> Capture:
         """The files, to be read in place. Failure if one has gone since: `check` tells of those that changed."""
         try:
-            return pick(self._root, (path.lstrip("/") for path in self._used))
+            return pick(self.root, (path.lstrip("/") for path in (*self._used, *self._links)))
         except OSError as error:
             raise _changed(error.filename or "a file") from error
 
@@ -102,7 +110,7 @@ class Closure:
         """Failure unless they are still the files that were listed: some package may be upgraded at this moment."""
         for path, (identity, _) in self._used.items():
             parent, name = beneath.split(path.lstrip("/"))
-            with beneath.directory(self._root, parent) as at:
+            with beneath.directory(self.root, parent) as at:
                 if _identity(os.stat(name, dir_fd=at, follow_symlinks=False)) != identity:
                     raise _changed(path)
 
@@ -122,8 +130,7 @@ def used(found: Facts, layout: Layout) -> set[str]:
     mapped = {one.path for pid in processes for one in found.mappings[pid] if not one.path.startswith(MEMFD)}
     fds = [one for pid in processes for one in found.fds[pid] if stat.S_ISREG(one.mode)]
     opened = {one.target for one in fds if not (layout.host_root and one.flags & os.O_ACCMODE)}
-    space = found.namespaces[found.root.pid]["mnt"]
-    mounted = tuple(f"{one.point}/" for one in found.mounts[space] if one.point != "/")
+    mounted = mount_points(found)
     return {
         path
         for path in mapped | opened
@@ -134,13 +141,19 @@ def used(found: Facts, layout: Layout) -> set[str]:
     }
 
 
-def read(reader: Reader, contents: Contents) -> Mapping[str, Used]:
-    """The list of a snapshot, by the paths in the box; empty if it has none. Corrupt for one that is changed."""
-    blob = contents.attachments.get(NAME)
+def mount_points(found: Facts) -> tuple[str, ...]:
+    """The directories in the box that something is mounted on, each with a slash at its end."""
+    space = found.namespaces[found.root.pid]["mnt"]
+    return tuple(f"{one.point}/" for one in found.mounts[space] if one.point != "/")
+
+
+def read(reader: Reader, contents: Contents, name: str = NAME) -> Mapping[str, Used]:
+    """The list `name` of a snapshot, by paths in the box; empty if it has none. Corrupt for one that is changed."""
+    blob = contents.attachments.get(name)
     if blob is None:
         return {}
     what = "the list of files that the snapshot uses"
-    if blob.size > _LIMIT or NAME not in contents.trees:
+    if blob.size > _LIMIT or name not in contents.trees:
         raise Corrupt(f"{what} is changed: it is too long, or without the files")
     data = behind_version_line(b"".join(reader.stream(blob)), NAME, 1, what)
     rows = Fields(from_json(data, what), what)
@@ -154,18 +167,22 @@ def _used(path: str, row: object, what: str) -> Used:
     raise Corrupt(f"{what} is changed: {path!r}")
 
 
-def differing(listed: Mapping[str, Used], cache: Path) -> list[str]:
-    """The files that are missing on this host or are others: "PATH is missing", "PATH is another build"."""
+def differing(listed: Mapping[str, Used], cache: Path, root: Path = HOST) -> list[str]:
+    """The files that are missing below `root` or are others: "PATH is missing", "PATH is another build".
+
+    root: what lies below the run's layer, the host's root or that of a container image.
+    """
     known = _cached(cache)
-    found = (_difference(path, one, known) for path, one in listed.items())
+    found = (_difference(path, one, known, root) for path, one in listed.items())
     return [one for one in found if one]
 
 
-def _difference(path: str, listed: Used, known: Mapping[str, _Measured]) -> str:
+def _difference(path: str, listed: Used, known: Mapping[str, _Measured], root: Path) -> str:
     try:
-        if os.stat(path).st_size != listed.size:
+        # On the host links are followed; those of an image lead into the host, and a used path goes through none.
+        here = _measured(root, path if root != HOST else os.path.realpath(path), known, name=path)[1]
+        if here.size != listed.size:
             return f"{path} has another size"
-        here = _measured(Path("/"), os.path.realpath(path), known, name=path)[1]
     except OSError:
         return f"{path} is missing"
     if here.hash == listed.hash:
@@ -173,26 +190,26 @@ def _difference(path: str, listed: Used, known: Mapping[str, _Measured]) -> str:
     return f"{path} is another build" if here.build != listed.build else f"{path} has another content"
 
 
-def room(contents: Contents) -> int:
+def room(contents: Contents, name: str = NAME) -> int:
     """Bytes of memory that `between` may take; small files take a page each."""
-    tree = contents.trees[NAME]
+    tree = contents.trees[name]
     return 2 * sum(blob.size for blob in (tree.index, *tree.blobs)) + _ROOM
 
 
 @contextmanager
-def between(reader: Reader, contents: Contents, place: Path) -> Iterator[Path]:
-    """The snapshot's files in a directory, as long as it takes to mount a box over it, which then keeps them.
+def between(reader: Reader, contents: Contents, name: str, place: Path) -> Iterator[Path]:
+    """The snapshot's tree `name` in a directory, as long as it takes to mount a box over it, which then keeps it.
 
     In memory: overlayfs does not take a lower layer that lies in another one, as all of the host's disk lies in /.
     """
     files.make_private(place)
     try:
-        options = f"mode=0755,size={room(contents)}"
+        options = f"mode=0755,size={room(contents, name)}"
         syscalls.mount("criu-agent-closure", str(place), "tmpfs", syscalls.MS_NODEV, options)
     except OSError as error:
         raise HostCannot(f"cannot mount a tmpfs for the files of the run: {error.strerror}") from error
     try:
-        rebuild(contents.trees[NAME], reader.stream, place)
+        rebuild(contents.trees[name], reader.stream, place)
         yield place
     finally:
         syscalls.umount2(str(place), syscalls.MNT_DETACH)

@@ -15,7 +15,7 @@ from criu_agent.errors import Failure, NotFound
 from criu_agent.fs import merge as merging
 from criu_agent.fs.changes import Change, changes
 from criu_agent.fs.conflicts import by_birth, conflicts
-from criu_agent.ops import live
+from criu_agent.ops import containers, live
 
 _HOST = Path("/")
 _JOURNAL = "merge.json"  # in the run's directory: the names that a merge has files under
@@ -36,15 +36,18 @@ class Merged:
 
 
 def found(config: Config, run: runs.Run) -> list[Change]:
-    """What the run has changed, a directory before what is in it. Failure if its layer cannot be read."""
+    """What the run has changed of the host's root, or of the container image that it lives in, a directory before
+    what is in it. Failure if its layer cannot be read.
+    """
     box = run.directory / live.BOX
     try:
         uppers = {"": box / "upper", **{path.strip("/"): upper for path, upper in mounts.layer_paths(box).items()}}
         skipped = _skipped(config, run) | uppers.keys() - {""}
+        host = containers.root(config, run.spec.image) if run.spec.image else _HOST
         rows = (
             change
             for below, upper in uppers.items()
-            for change in changes(upper, _HOST, own={_OWN}, skipped=skipped, below=below)
+            for change in changes(upper, host, own={_OWN}, skipped=skipped, below=below)
         )
         return sorted(rows, key=lambda change: change.path.split("/"))
     except OSError as error:
@@ -55,7 +58,8 @@ def _skipped(config: Config, run: runs.Run) -> set[str]:
     """What is no part of the layer: mount points, and what the box must not see of the host."""
     own = runs.with_repository_of(config, run.spec)
     hidden = [str(own.state_dir), str(run.directory.parents[1]), *own.local_repository]
-    return {path.strip("/") for path in (*run.spec.through, *hidden, *_MOUNTED)} - {""}
+    paths = (*run.spec.through, *(mounts.MADE_IN_IMAGE if run.spec.image else hidden), *_MOUNTED)
+    return {path.strip("/") for path in paths} - {""}
 
 
 def listed(found: Iterable[Change]) -> list[tuple[str, str]]:
@@ -105,6 +109,11 @@ def merge(
     Failure for a run that is not stopped, and, unless `force`, for what the host has changed meanwhile: it is named,
     and nothing is done.
     """
+    if run.spec.image:
+        raise Failure(
+            f"{run.spec.name} lives in a container image: what it wrote there is none of this host's",
+            hint="suspend it, and take the files: criu-agent restore --files-only SNAP PATH --into DIR",
+        )
     with _stopped(run):
         if not dry_run:
             clean(run)

@@ -13,7 +13,7 @@ from criu_agent.config import Config
 from criu_agent.errors import HostCannot
 from criu_agent.linux import proc, syscalls
 from criu_agent.model import RunSpec
-from criu_agent.ops import agents
+from criu_agent.ops import agents, containers
 from criu_agent.term.console import Console
 from criu_agent.term.modes import Modes
 from criu_agent.term.scrollback import Scrollback
@@ -71,13 +71,14 @@ def layout(
     made = mounts.Layout(
         directory=runs.directory(config, spec.id) / directory,
         binds=(),
-        hidden=tuple(sorted(hidden)),
+        hidden=() if spec.image else tuple(sorted(hidden)),
+        lower=containers.root(config, spec.image) if spec.image else mounts.HOST,
         user_namespace=spec.user_namespace,
         outer=tuple(found),
         runtime=runs.runtime(config, spec.id),
         host_root=spec.fs == "host",
     )
-    system = mounts.system_binds(config.init, user_namespace=spec.user_namespace)
+    system = mounts.system_binds(config.init, user_namespace=spec.user_namespace, foreign=made.foreign)
     binds = [*system, *mounts.outer_binds(made, mounts.through_binds(spec.through, spec.backing))]
     if mounted is not None:
         binds = mounts.again(binds, mounted)
@@ -86,7 +87,7 @@ def layout(
 
 def require_layerable(spec: RunSpec) -> None:
     """HostCannot for a run that could be started here, but never be saved."""
-    if spec.fs == "overlay" and not outer.can_root_be_layered(proc.mounts(os.getpid())):
+    if spec.fs == "overlay" and not spec.image and not outer.can_root_be_layered(proc.mounts(os.getpid())):
         raise HostCannot(
             "the root of this host is an overlay, and a run in a second one over it could never be saved",
             hint="criu-agent run --fs host: it has no layer, and writes to this root itself",
@@ -94,7 +95,11 @@ def require_layerable(spec: RunSpec) -> None:
 
 
 def _outer(config: Config, spec: RunSpec, hidden: Iterable[str]) -> list[outer.Outer]:
-    """The mounts of this host that a new box gets. What lies below /tmp it has with the host's own root only."""
+    """The mounts of this host that a new box gets: none in a container image. What lies below /tmp it has with the
+    host's own root only.
+    """
+    if spec.image:
+        return []
     layers = spec.fs == "overlay"
     apart = [*hidden, str(config.runtime_dir), *(["/tmp"] if layers else [])]  # noqa: S108 - of the box
     return outer.outer(proc.mounts(os.getpid()), hidden=apart, through=spec.through, layers=layers)

@@ -25,7 +25,19 @@ from criu_agent.fs.difference import Place, unproven
 from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import cpu, files
 from criu_agent.model import Blob, Contents, RunState, Snapshot
-from criu_agent.ops import admission, closure, live, plan, privileges, safety, saved, through, trees, vault
+from criu_agent.ops import (
+    admission,
+    closure,
+    environment,
+    live,
+    plan,
+    privileges,
+    safety,
+    saved,
+    through,
+    trees,
+    vault,
+)
 from criu_agent.repo.reading import Reader
 from criu_agent.repo.repository import Repository
 from criu_agent.repo.specs import has_processes
@@ -37,6 +49,7 @@ from criu_agent.term.scrollback import Scrollback
 _NEW_BOX = "box.new"
 _SLOWEST = 50 << 20  # bytes a second that a restore makes at least before it is taken for stuck
 _OPEN_AT_ONCE = 512  # images; a process may have 1024 descriptors where nobody has said otherwise
+_NAMED = 20  # files in a line of the log
 _PATIENCE = 60.0  # seconds on top of that
 
 
@@ -246,14 +259,22 @@ def _require_space(directory: Path, need: int) -> None:
 
 def _mount_root(reader: Reader, contents: Contents, run: runs.Run, layout: mounts.Layout, root: Path) -> None:
     """With the snapshot's own files over the host's, if any that the run uses is not the same here."""
-    differing = closure.differing(closure.read(reader, contents), run.directory / closure.NAME)
-    if not differing:
-        mounts.mount_root(layout, root)
-        return
-    _require_memory(closure.room(contents))
-    log.warning("of the files that the run uses the snapshot's are taken: %s", ", ".join(differing))
-    with closure.between(reader, contents, run.runtime / closure.NAME) as between:
+    names = [
+        name for name in (closure.NAME, environment.NAME) if _differs(reader, contents, run.directory, layout, name)
+    ]
+    if names:
+        _require_memory(sum(closure.room(contents, name) for name in names))
+    with ExitStack() as made:
+        between = [made.enter_context(closure.between(reader, contents, n, run.runtime / n)) for n in names]
         mounts.mount_root(layout, root, between=between)
+
+
+def _differs(reader: Reader, contents: Contents, directory: Path, layout: mounts.Layout, name: str) -> bool:
+    found = closure.differing(closure.read(reader, contents, name), directory / name, layout.lower)
+    if found:
+        more = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        log.warning("of the files that the run uses the snapshot's are taken: %s%s", ", ".join(found[:_NAMED]), more)
+    return bool(found)
 
 
 def _load(reader: Reader, blobs: Mapping[str, Blob], directory: Path) -> None:

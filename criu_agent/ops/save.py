@@ -10,7 +10,7 @@ from criu_agent.criu import pagemap
 from criu_agent.criu.images import ImageDir
 from criu_agent.fs import tree
 from criu_agent.model import Contents, Host, Manifest, Snapshot, Source, Table
-from criu_agent.ops import automatic, closure, trees
+from criu_agent.ops import automatic, closure, environment, trees
 from criu_agent.ops.closure import Closure
 from criu_agent.ops.live import Live, Progress
 from criu_agent.repo.policy import AUTOMATIC
@@ -61,6 +61,7 @@ def save(
     image_dir: ImageDir,
     files: trees.Captures,
     used: Closure,
+    later: environment.Stored | None,
     instant: Instant,
     progress: Progress,
 ) -> Snapshot:
@@ -72,8 +73,12 @@ def save(
     images = writer.save(_images(image_dir, names), advance=advance)
     saved = {name: tree.save(one, partial(writer.save, advance=advance), name=name) for name, one in files.items()}
     saved[closure.NAME] = tree.save(used.capture(), writer.save, name=closure.NAME)
+    if later is not None:
+        saved[environment.NAME] = later.tree
     used.check()
     attached = {"scrollback": instant.terminal.scrollback, closure.NAME: used.list()}
+    if later is not None:
+        attached[environment.NAME] = later.listed
     sources = [Source(stream=name, size=len(data), content=io.BytesIO(data)) for name, data in attached.items()]
     contents = Contents(
         table=Table(packs=(), pieces=()),
@@ -130,6 +135,8 @@ def _manifest(live: Live, request: Request, files: trees.Captures, instant: Inst
                 "agent_state": dict(spec.agent_state),
                 "exclude": list(spec.exclude),
                 "fs": spec.fs,
+                "closure": spec.closure,
+                **({"image": spec.image} if spec.image else {}),
                 "started": spec.created,
                 **automatic.saved(spec),
             },

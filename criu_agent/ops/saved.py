@@ -11,15 +11,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from os.path import normpath
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 from criu_agent import runs
 from criu_agent.box.outer import again
 from criu_agent.config import Config
 from criu_agent.criu.command import NetworkLock
 from criu_agent.errors import Corrupt
+from criu_agent.fs import container
 from criu_agent.linux.cpu_baseline import LEVELS
-from criu_agent.model import Contents, Manifest, RunSpec, Tree
+from criu_agent.model import Closure, Contents, Manifest, RunSpec, Tree
 from criu_agent.ops import automatic, privileges
 from criu_agent.ops.privileges import Recorded
 from criu_agent.repo.fields import Fields
@@ -142,6 +143,8 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         no_new_privs=run.flag("no_new_privs") if "no_new_privs" in run.document else False,
         tty=run.flag("tty"),
         stdin_open=run.flag("stdin_open"),
+        closure=_closure(run.document.get("closure", "lean")),
+        image=_image(run.document.get("image", "")),
         through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),
         agent_state=_agent_state(run),
         exclude=_globs(run, "exclude") if "exclude" in run.document else (),
@@ -185,6 +188,18 @@ def _user(text: str) -> str:
     if not match or max(map(int, match.groups())) > _HIGHEST_ID:
         _wrong(f"{text!r} is no user")
     return text
+
+
+def _closure(kind: object) -> Closure:
+    found: Closure | None = next((one for one in get_args(Closure) if one == kind), None)
+    return found or _wrong(f"{kind!r} is no closure")
+
+
+def _image(digest: object) -> str:
+    """Of the container image that the box's root is; "" if it is the host's own."""
+    if not isinstance(digest, str) or (digest and not container.DIGEST.fullmatch(digest)):
+        _wrong(f"{digest!r} is no container image")
+    return digest
 
 
 def _terminal(fields: Fields) -> Mapping[str, Any]:

@@ -54,14 +54,19 @@ class Found:
 
 def with_backing(spec: RunSpec, into: str) -> RunSpec:
     """The spec of a run whose working directory lies in `into` on this host, or at its own place again."""
-    path = _of_workdir(spec.through, spec.workdir)
+    path = _of_workdir(spec)
     others = {key: value for key, value in spec.backing.items() if key != path}
     return replace(spec, backing=others if into == path else {**others, path: into})
 
 
-def _of_workdir(paths: Iterable[str], workdir: str) -> str:
-    """The outermost of the paths that has the working directory; others in it have no mount of their own."""
-    return min((path for path in paths if f"{workdir}/".startswith(f"{path.rstrip('/')}/")), key=len, default=workdir)
+def _of_workdir(spec: RunSpec) -> str:
+    """The outermost path that has the working directory of the host, which is the first one; others in it have no
+    mount of their own. In a container image the command may work elsewhere.
+    """
+    first = spec.through[0] if spec.through else spec.workdir
+    return min(
+        (path for path in spec.through if f"{first}/".startswith(f"{path.rstrip('/')}/")), key=len, default=first
+    )
 
 
 def places(

@@ -13,7 +13,7 @@ from criu_agent import control, log
 from criu_agent.control import Kind, Message
 from criu_agent.errors import Failure, Usage
 from criu_agent.model import RunState
-from criu_agent.ops import checkpoint
+from criu_agent.ops import checkpoint, environment
 from criu_agent.ops.live import Live
 from criu_agent.supervisor import automatic, terminal
 from criu_agent.supervisor.automatic import Automatic
@@ -230,7 +230,8 @@ class Server:
 
     def _plan(self, client: Client, _message: Message) -> None:
         live = self.run.live
-        rows = checkpoint.judge(live, checkpoint.look(live))
+        found = checkpoint.look(live)
+        rows = [*checkpoint.judge(live, found), environment.planned(live, found)]
         self.run.done(client, rows=[dataclasses.asdict(row) for row in rows])
 
     def _stop(self, client: Client, message: Message) -> None:

@@ -112,6 +112,8 @@ VALUES: dict[str, tuple[object, ...]] = {
         ["/no/such/directory/anywhere"],
     ),
     f"{RESOURCES}/run/user_namespace": (GONE, 0),
+    f"{RESOURCES}/run/image": ("x", 7, None, "sha256:", "sha256:../../x", f"sha256:{'a' * 64}", f"sha256:{'A' * 64}"),
+    f"{RESOURCES}/run/closure": ("fat", 7, None, ["full"], ""),
     f"{RESOURCES}/run/tty": (GONE, "no"),
     f"{RESOURCES}/run/stdin_open": (GONE,),
     f"{RESOURCES}/run/started": (GONE, "yesterday", "", 7, "2026-11-21T03:14:15"),

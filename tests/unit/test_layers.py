@@ -101,6 +101,7 @@ def test_heavy_libraries_are_imported_only_when_they_are_needed() -> None:
     eager = {(s, name) for s, tree in SOURCES.items() for name in at_import_time(tree) if name.split(".")[0] in HEAVY}
     assert eager == set()
     assert users_of("pyroute2") == {"linux/nft.py"}
+    assert users_of("docker") == {"ops/engine.py"}
     assert users_of("boto3") == {"store/s3_client.py"}
     assert users_of("botocore") | users_of("obstore") == {
         "store/s3_client.py",

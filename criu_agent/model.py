@@ -50,6 +50,7 @@ class RunSpec:
     agent_state: Mapping[str, str] = field(default_factory=dict)
     backing: Mapping[str, str] = field(default_factory=dict)  # of those that lie elsewhere on this host: where
     exclude: tuple[str, ...] = ()  # globs of what is written through and in no snapshot, besides those for all runs
+    capture: tuple[str, ...] = ()  # absolute paths of the host that are not written to, and in snapshots too
     labels: Mapping[str, str] = field(default_factory=dict)
     repository: str = ""  # URL or path of the repository that snapshots go to
     endpoint_url: str = ""  # of its S3 service; "": as the environment says

@@ -133,6 +133,11 @@ class Layout:
             if not one.layered
         )
 
+    def upper_of(self, path: str) -> tuple[str, Path]:
+        """The mount point of the file system that has `path` in the box, and its upper layer."""
+        bases = [("/", self.upper), *((layer.path, layer.upper) for layer in self.layers)]
+        return [one for one in bases if path.startswith(f"{one[0].rstrip('/')}/")][-1]
+
     def uppers(self) -> dict[str, Path]:
         """Everything that the run wrote and that is not written through, by the name of its tree in a snapshot."""
         return {"upper": self.upper, **{layer.key: layer.upper for layer in self.layers}}
@@ -298,9 +303,8 @@ def _dress_like(made: Path, host: Path) -> None:
 
 def hide(layout: Layout) -> None:
     """Have nothing to see under the hidden paths of this host, also in an upper layer that comes from another one."""
-    bases = [("/", layout.upper), *((layer.path, layer.upper) for layer in layout.layers)]
     for path in layout.hidden if not layout.host_root else ():
-        base, upper = [one for one in bases if path.startswith(f"{one[0].rstrip('/')}/")][-1]
+        base, upper = layout.upper_of(path)
         _cover(upper, base, path, 0o700)
 
 
@@ -349,7 +353,8 @@ def mount_root(layout: Layout, target: Path, *, between: Sequence[Path] = ()) ->
         layer.mount_point.mkdir(mode=0o700, parents=True, exist_ok=True)
         here = os.path.isdir(layer.path)  # noqa: PTH112 - a str; another host need not have it
         lower = layer.path if here else str(layer.directory / "empty")
-        _mount_overlay([lower], layer.directory, layer.mount_point)
+        more = [str(one / layer.path.lstrip("/")) for one in between]
+        _mount_overlay([*filter(os.path.isdir, more), lower], layer.directory, layer.mount_point)
 
 
 def _mount_overlay(lowers: Iterable[str], directory: Path, target: Path) -> None:

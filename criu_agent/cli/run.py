@@ -74,6 +74,7 @@ def pairs(values: Sequence[str], *, inherit: bool = False) -> dict[str, str]:
     help="Files of the host in its snapshots: what it uses (lean, default), what it may load later too (full)",
 )
 @click.option("--through", multiple=True, metavar="PATH", help="Write PATH through to the host as well")
+@click.option("--capture", multiple=True, metavar="PATH", help="Have PATH of the host in snapshots, too")
 @click.option("--no-agent-state", is_flag=True, help="Do not write ~/.claude and the like through")
 @click.option(
     "--exclude",
@@ -193,6 +194,7 @@ def _spec(context: Context, command: tuple[str, ...], options: dict[str, Any]) -
         closure=options["closure"],
         through=(workdir, *through, *kept),
         agent_state=kept,
+        capture=_captured(_texts(options["capture"])),
         exclude=_globs(_texts(options["exclude"])),
         labels=pairs(_texts(options["label"])),
         **runs.repository_of(context.config),
@@ -210,8 +212,10 @@ def _root(
     """The digest of the container image, where the command starts in it, and its environment there."""
     if not options["image"]:
         return "", workdir, env
-    if options["fs"] == "host":
-        raise Usage("--fs host is the host's own root, and --image another one", hint="leave one of them out")
+    if options["fs"] == "host" or options["capture"]:
+        raise Usage(
+            "--fs host and --capture are of the host's own root, and --image is another", hint="leave one out"
+        )
     from criu_agent.ops import containers
 
     image = containers.bring(context.config, str(options["image"]))
@@ -233,6 +237,15 @@ def _agent_state(context: Context, command: Sequence[str], env: dict[str, str], 
 
 def _texts(value: object) -> list[str]:
     return [str(item) for item in value] if isinstance(value, (list, tuple)) else []
+
+
+def _captured(values: Sequence[str]) -> tuple[str, ...]:
+    found = tuple(os.path.realpath(value) for value in values)
+    for path in found:
+        if not Path(path).exists() or path == "/":
+            why = "does not exist" if path != "/" else "is everything"
+            raise Usage(f"--capture {path}: it {why}", hint="name files of the host that the run is going to read")
+    return found
 
 
 def _globs(values: Sequence[str]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ that they have mapped or open as it was.
 
 import os
 import stat
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -35,10 +35,14 @@ _LINE = version_line(NAME, 1)
 _LIMIT = 64 << 20  # bytes of a list
 _ROOM = 16 << 20  # bytes for what is in no blob: directories, ends of pages
 _DELETED = " (deleted)"
+_LINK = "link"
 
 
 class Used(NamedTuple):
-    """A file of the host as a run uses it. build: its GNU build id, "" if it has none; hash: its BLAKE3. Both hex."""
+    """A file of the host as a run uses it. build: its GNU build id, "" if it has none; hash: its BLAKE3. Both hex.
+
+    Of a symbolic link build is "link", and the others are those of its target's text.
+    """
 
     size: int
     build: str
@@ -89,7 +93,7 @@ class Closure:
             self.take(used(found, self._layout))
 
     def take(self, paths: set[str], links: Collection[str] = ()) -> None:
-        """Take in files by their paths in the box, and links, which are in no list."""
+        """Take in files by their paths in the box; and links and directories, which are in no list."""
         for path in sorted(paths - self._used.keys()):
             with suppress(OSError):  # it has gone since: the dump says so if that matters
                 self._used[path] = _measured(self.root, path, self._known)
@@ -130,21 +134,27 @@ def used(found: Facts, layout: Layout) -> set[str]:
     mapped = {one.path for pid in processes for one in found.mappings[pid] if not one.path.startswith(MEMFD)}
     fds = [one for pid in processes for one in found.fds[pid] if stat.S_ISREG(one.mode)]
     opened = {one.target for one in fds if not (layout.host_root and one.flags & os.O_ACCMODE)}
-    mounted = mount_points(found)
+    is_hosts = of_host(found, layout)
     return {
-        path
-        for path in mapped | opened
-        if path.startswith("/")
-        and not path.endswith(_DELETED)
-        and not f"{path}/".startswith(mounted)
-        and not os.path.lexists(layout.upper / path.lstrip("/"))
+        path for path in mapped | opened if path.startswith("/") and not path.endswith(_DELETED) and is_hosts(path)
     }
 
 
-def mount_points(found: Facts) -> tuple[str, ...]:
-    """The directories in the box that something is mounted on, each with a slash at its end."""
+def of_host(found: Facts, layout: Layout) -> Callable[[str], bool]:
+    """Tells of a path in the box whether it is the host's own: the run has not changed it, and it lies on no mount
+    but the root and those that have a layer.
+    """
     space = found.namespaces[found.root.pid]["mnt"]
-    return tuple(f"{one.point}/" for one in found.mounts[space] if one.point != "/")
+    layered = {"/", *(layer.path for layer in layout.layers)}
+    mounted = tuple(f"{one.point}/" for one in found.mounts[space] if one.point not in layered)
+
+    def is_hosts(path: str) -> bool:
+        if f"{path}/".startswith(mounted):
+            return False
+        base, upper = layout.upper_of(path)
+        return not os.path.lexists(upper / path.removeprefix(base).lstrip("/"))
+
+    return is_hosts
 
 
 def read(reader: Reader, contents: Contents, name: str = NAME) -> Mapping[str, Used]:
@@ -180,7 +190,7 @@ def differing(listed: Mapping[str, Used], cache: Path, root: Path = HOST) -> lis
 def _difference(path: str, listed: Used, known: Mapping[str, _Measured], root: Path) -> str:
     try:
         # On the host links are followed; those of an image lead into the host, and a used path goes through none.
-        here = _measured(root, path if root != HOST else os.path.realpath(path), known, name=path)[1]
+        here = _measured(root, path if root != HOST else _real(path, listed), known, name=path)[1]
         if here.size != listed.size:
             return f"{path} has another size"
     except OSError:
@@ -188,6 +198,14 @@ def _difference(path: str, listed: Used, known: Mapping[str, _Measured], root: P
     if here.hash == listed.hash:
         return ""
     return f"{path} is another build" if here.build != listed.build else f"{path} has another content"
+
+
+def _real(path: str, listed: Used) -> str:
+    """Where the path leads on this host; a link is looked at itself."""
+    if listed.build != _LINK:
+        return os.path.realpath(path)
+    directory, name = os.path.split(path)
+    return f"{os.path.realpath(directory).rstrip('/')}/{name}"
 
 
 def room(contents: Contents, name: str = NAME) -> int:
@@ -216,7 +234,13 @@ def between(reader: Reader, contents: Contents, name: str, place: Path) -> Itera
 
 
 def _measured(root: Path, path: str, known: Mapping[str, _Measured], *, name: str = "") -> _Measured:
-    """What the file at `path` below `root` is; `known` has it under `name`. OSError if there is no regular file."""
+    """What the file at `path` below `root` is; `known` has it under `name`. OSError if there is none, nor a link."""
+    parent, last = beneath.split(path.lstrip("/"))
+    with beneath.directory(root, parent) as at:
+        status = os.stat(last, dir_fd=at, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
+            target = os.fsencode(os.readlink(last, dir_fd=at))
+            return _identity(status), Used(len(target), _LINK, blake3(target).hexdigest())
     with beneath.file(root, path.lstrip("/")) as fd:
         status = os.fstat(fd)
         if not stat.S_ISREG(status.st_mode):

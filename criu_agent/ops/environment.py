@@ -1,7 +1,9 @@
-"""What the programs of a run will load later, for `run --closure full`: Python's modules, Node's, their libraries.
+"""What the programs of a run will use later of the host's files: what `run --capture PATH` names, and for
+`--closure full` what they may load: Python's modules, Node's, their libraries.
 
-Found from the outside, without a word to the programs: by what they have mapped, their arguments and environment. It
-is in snapshots in the same way as what they use now (`ops.closure`), as a tree and a list of its own.
+The latter is found from the outside, without a word to the programs: by what they have mapped, their arguments and
+environment. All of it is in snapshots in the same way as what they use now (`ops.closure`), as a tree and a list of
+its own.
 """
 
 import os
@@ -15,12 +17,14 @@ from typing import NamedTuple
 from criu_agent.box.mounts import Layout
 from criu_agent.errors import Failure
 from criu_agent.fs import beneath, tree
+from criu_agent.fs.excluded import matcher
 from criu_agent.fs.tree import Save
 from criu_agent.linux import elf, proc
 from criu_agent.model import PlanRow, Tree
 from criu_agent.ops import closure
 from criu_agent.ops.facts import Facts
 from criu_agent.ops.live import Live
+from criu_agent.ops.trees import EXCLUDED
 
 NAME = "environment"  # of its tree and of its list in a snapshot
 _PYTHON = re.compile(r"python(3(\.\d+)?)?|libpython3\.\d+\.so.*")
@@ -31,6 +35,7 @@ _WHY = {
     "lean": "what is mapped or open goes into the snapshot",
     "full": "what is mapped or open, or may be loaded later, goes into the snapshot",
 }
+_CAPTURED = ", and what --capture names"
 _CACHE = 16 << 20  # bytes of the loader's cache
 _MOST_LINKS = 40  # as the kernel's
 
@@ -47,10 +52,10 @@ def store(live: Live, found: Facts, save: Save) -> Stored | None:
 
     Failure if a file was changed meanwhile, by somebody who installs something.
     """
-    if live.spec.closure != "full":
+    if live.spec.closure != "full" and not live.spec.capture:
         return None
     with closure.Closure(live.root_pid, live.layout, live.directory / NAME) as kept:
-        kept.take(*find(kept.root, found, live.layout))
+        kept.take(*_wanted(kept.root, live, found))
         saved = tree.save(kept.capture(), save, name=NAME)
         kept.check()
         kept.remember()
@@ -66,8 +71,7 @@ def planned(live: Live, found: Facts) -> PlanRow:
         raise Failure("the run has ended", hint="criu-agent ps -a", agent_state="not running") from error
     with kept:
         paths = set() if kind == "none" else closure.used(found, live.layout)
-        if kind == "full":
-            paths |= find(kept.root, found, live.layout)[0]
+        paths |= _wanted(kept.root, live, found)[0]
         sizes = [_size(kept.root, path) for path in paths]
     return PlanRow(
         kind="run",
@@ -76,7 +80,7 @@ def planned(live: Live, found: Facts) -> PlanRow:
         fd=None,
         object=f"closure {kind}: {len(sizes)} files, {sum(sizes)} bytes",
         action="keep",
-        reason=_WHY[kind],
+        reason=_WHY[kind] + (_CAPTURED if live.spec.capture else ""),
     )
 
 
@@ -85,6 +89,36 @@ def _size(root: Path, path: str) -> int:
         return os.lstat(root / path.lstrip("/")).st_size
     except OSError:  # it has gone
         return 0
+
+
+def _wanted(root: Path, live: Live, found: Facts) -> tuple[set[str], set[str]]:
+    """The files that are listed, and the links and directories that are not."""
+    files, others = find(root, found, live.layout) if live.spec.closure == "full" else (set[str](), set[str]())
+    is_hosts = closure.of_host(found, live.layout)
+    is_excluded = matcher((*EXCLUDED, *live.spec.exclude))
+    for top in live.spec.capture:
+        for path, kind in _captured(root, top):
+            if is_hosts(path) and not is_excluded(path.removeprefix(top).lstrip("/")):
+                (others if kind == "directory" else files).add(path)
+    return files, others
+
+
+def _captured(root: Path, top: str) -> Iterator[tuple[str, str]]:
+    """What lies at a path of the box, and below it: each file, link ("file") and directory ("directory")."""
+    with suppress(OSError):
+        mode = os.lstat(root / top.lstrip("/")).st_mode
+        yield top, "directory" if stat.S_ISDIR(mode) else "file"
+    waiting = [top]
+    while waiting:
+        parent = waiting.pop()
+        with suppress(OSError), beneath.directory(root, parent.lstrip("/")) as at, os.scandir(at) as entries:
+            for entry in entries:
+                path = f"{parent.rstrip('/')}/{entry.name}"
+                if entry.is_symlink() or entry.is_file(follow_symlinks=False):
+                    yield path, "file"
+                elif entry.is_dir(follow_symlinks=False):
+                    waiting.append(path)
+                    yield path, "directory"
 
 
 def find(root: Path, found: Facts, layout: Layout) -> tuple[set[str], set[str]]:
@@ -105,12 +139,8 @@ def find(root: Path, found: Facts, layout: Layout) -> tuple[set[str], set[str]]:
         pairs.update(_walk(root, top))
     files = (path for path, is_link in pairs.items() if not is_link)
     pairs.update(list(_libraries(root, {path for path in (*mapped, *files) if _may_need(path)})))
-    mounted = closure.mount_points(found)
-    ours = {
-        path: is_link
-        for path, is_link in pairs.items()
-        if not f"{path}/".startswith(mounted) and not os.path.lexists(layout.upper / path.lstrip("/"))
-    }
+    is_hosts = closure.of_host(found, layout)
+    ours = {path: is_link for path, is_link in pairs.items() if is_hosts(path)}
     return {path for path in ours if not ours[path]}, {path for path in ours if ours[path]}
 
 

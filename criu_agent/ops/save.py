@@ -136,6 +136,7 @@ def _manifest(live: Live, request: Request, files: trees.Captures, instant: Inst
                 "exclude": list(spec.exclude),
                 "fs": spec.fs,
                 "closure": spec.closure,
+                **({"capture": list(spec.capture)} if spec.capture else {}),
                 **({"image": spec.image} if spec.image else {}),
                 "started": spec.created,
                 **automatic.saved(spec),

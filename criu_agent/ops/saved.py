@@ -147,6 +147,9 @@ def _spec(config: Config, manifest: Manifest, run: Fields) -> RunSpec:
         image=_image(run.document.get("image", "")),
         through=tuple(_checked_path(path, "'through'") for path in run.texts("through")),
         agent_state=_agent_state(run),
+        capture=tuple(_checked_path(path, "'capture'") for path in run.texts("capture"))
+        if "capture" in run.document
+        else (),
         exclude=_globs(run, "exclude") if "exclude" in run.document else (),
         fs=_fs(run),
         labels=manifest.labels,

@@ -129,3 +129,58 @@ def test_a_package_of_node_is_required_after_the_restore(agent: Agent, own: Path
     agent("suspend", "late")
     shutil.rmtree(own / "node_modules")
     assert "loaded" in lazily(agent).splitlines()
+
+
+def test_what_is_captured_of_the_host_comes_from_the_snapshot(agent: Agent, own: Path) -> None:
+    """Files that the run has not read yet, as they were: gone, changed and another link on the host."""
+    data = own / "data"
+    (data / "empty").mkdir(parents=True)
+    (data / "__pycache__").mkdir()
+    for name in ("gone", "changed", "same", "left.tmp", "__pycache__/x.pyc"):
+        (data / name).write_text(f"{name}, of the host that it began on\n")
+    (data / "link").symlink_to("gone")
+    script = (
+        f"echo waits; while ! test -e go; do sleep 0.05; done; cd {data}; echo run >> same; cat gone changed link"
+    )
+    options = ("--capture", str(data), "--exclude", "*.tmp")
+    start(agent, *options, "--", "sh", "-c", f"{script}; ls -A; echo loaded; exec sleep 1000")
+    row = next(row for row in agent("plan", "late", "--json").json if "closure" in row["object"])
+    assert row["reason"].endswith("and what --capture names")
+    agent("suspend", "late")
+    assert agent("inspect", "late").json[0]["spec"]["capture"] == [str(data)]
+    for name in ("gone", "left.tmp", "link"):
+        (data / name).unlink()
+    (data / "link").symlink_to("changed")
+    (data / "changed").write_text("changed\n")
+    shutil.rmtree(data / "empty")
+    agent.forget_everything("late")
+    said = lazily(agent).splitlines()
+    gone, changed = (f"{name}, of the host that it began on" for name in ("gone", "changed"))
+    assert said == [gone, changed, gone, "__pycache__", "changed", "empty", "gone", "link", "same", "loaded"]
+    assert sorted(path.name for path in data.iterdir()) == ["__pycache__", "changed", "link", "same"]
+    assert (data / "same").read_text() == "same, of the host that it began on\n", "the host has nothing of the run"
+    agent("suspend", "late")  # what it wrote there is in its layer, and what it read in the snapshot again
+    agent("resume", "-d", "late")
+    assert agent("exec", "late", "cat", f"{data}/gone", f"{data}/same").out.splitlines() == [
+        gone,
+        "same, of the host that it began on",
+        "run",
+    ]
+
+
+def test_a_link_alone_that_leads_elsewhere_is_noticed(agent: Agent, own: Path) -> None:
+    for name in ("one", "other"):
+        (own / name).write_text(f"loaded {name}\n")
+    (own / "link").symlink_to("one")
+    script = f"echo waits; while ! test -e go; do sleep 0.05; done; cat {own}/link; exec sleep 1000"
+    start(agent, "--capture", str(own), "--", "sh", "-c", script)
+    agent("suspend", "late")
+    (own / "link").unlink()
+    (own / "link").symlink_to("other")
+    assert "loaded one" in lazily(agent).splitlines()
+
+
+@pytest.mark.parametrize(("path", "why"), [("/nowhere", "does not exist"), ("/", "is everything")])
+def test_what_cannot_be_captured_is_said(agent: Agent, path: str, why: str) -> None:
+    refused = agent("run", "-d", "--capture", path, "--", "sleep", "1000", check=False)
+    assert (refused.code, why in refused.err, agent.runs()) == (2, True, [])

@@ -141,6 +141,23 @@ def test_every_file_system_of_the_host_is_layered_captured_and_restored(agent: A
     assert_goes_on(agent, *logs)
 
 
+def test_a_program_on_another_file_system_goes_on_when_the_host_has_it_no_more(agent: Agent, disks: Path) -> None:
+    program = disks / "data/nested/program"
+    subprocess.run([*agent.program[:4], "cp", "/usr/bin/python3", program], check=True)
+    (agent.workdir / "writer.py").write_text(textwrap.dedent(WRITER))
+    log = disks / "data/log"
+    agent("run", "-d", "--name", "x", "--", str(program), "writer.py", str(log))
+    await_true(lambda: agent("exec", "x", "test", "-s", str(log), check=False).code == 0, "it writes")
+    agent("suspend", "x")
+    subprocess.run([*agent.program[:4], "rm", program], check=True)
+    agent("resume", "-d", "x")
+    assert_goes_on(agent, log)
+    assert listed(agent, disks / "data/nested") == ["lost+found"], "the host is as it was"
+    agent("suspend", "x")
+    agent("resume", "-d", "x")
+    assert_goes_on(agent, log)
+
+
 def test_plan_says_what_is_layered_and_what_is_the_hosts_own(agent: Agent, disks: Path) -> None:
     agent("run", "-d", "--name", "x", "--", "sleep", "1000")
     rows = {row["object"]: row["reason"] for row in agent("plan", "x", "--json").json if row["kind"] == "mount"}

@@ -163,7 +163,7 @@ def test_what_it_wrote_is_compared_with_the_image_and_is_none_of_the_hosts(agent
 
 def test_the_hosts_root_and_an_image_exclude_each_other(agent: Agent, podman: Podman) -> None:
     refused = agent("run", "--fs", "host", "--image", podman.docker, "--", "pwd", check=False)
-    assert (refused.code, "leave one of them out" in refused.err, agent.runs()) == (2, True, [])
+    assert (refused.code, "leave one out" in refused.err, agent.runs()) == (2, True, [])
 
 
 def test_an_image_is_taken_from_an_engine_by_name(

@@ -16,6 +16,7 @@ from criu_agent import runs
 from criu_agent.cli import run as run_verbs
 from criu_agent.cli import show, state
 from criu_agent.cli.context import Context, verb
+from criu_agent.cli.options import files_choice
 from criu_agent.cli.runs import wait_for_supervisor
 from criu_agent.config import Config
 from criu_agent.control import Client, Message, NoAnswer
@@ -41,16 +42,22 @@ _STEPS = {
 @click.option("--known-hosts", default="", metavar="FILE", help="The host keys to trust, instead of ssh's own")
 @click.option("--remote-program", default="criu-agent", show_default=True, help="criu-agent there, by name or path")
 @click.option("--sudo", is_flag=True, help="Run it there by sudo, which must not ask for a password")
+@click.option("--theirs", is_flag=True, help="As `restore --theirs`, of files there that have changed")
+@click.option("--ours", is_flag=True, help="As `restore --ours`, of files there that have changed")
+@click.option("--into", metavar="DIR", help="As `restore --into`: make the working directory in DIR there")
 @click.option("--shared-path", is_flag=True, help="The repository is a directory that HOST has at the same path")
 @click.pass_obj
 def migrate_verb(context: Context, /, run: str, where: str, shared_path: bool, **options: Any) -> int:  # noqa: ANN401
     """Move RUN to HOST over ssh: suspend it here, and have it go on there in the middle of what it was doing.
 
-    HOST needs criu-agent, the repository, and what is not in snapshots: the files of the working directory. Whatever
-    goes wrong, RUN goes on here, unless HOST may have it already and cannot be asked: that is said then.
+    HOST needs criu-agent and the repository. The working directory and --through paths come along; where HOST has
+    other files in their place, you choose as with `restore`. Whatever goes wrong, RUN goes on here, unless HOST may
+    have it already and cannot be asked: that is said then.
 
-    Exit codes: 0 it runs there, 3 too, but connections were reset; 15 HOST cannot, 16 it cannot be saved now.
+    Exit codes: 0 it runs there, 3 too, but connections were reset; 13 HOST has other files, 15 HOST cannot, 16 it
+    cannot be saved now.
     """
+    files = _files(options)
     program = str(options.pop("remote_program"))
     found = run_verbs.require_alive(runs.find(context.config, run))
     context.use_repository_of(found.spec)
@@ -59,11 +66,21 @@ def migrate_verb(context: Context, /, run: str, where: str, shared_path: bool, *
     endpoint = () if context.config.local_repository else ("--endpoint-url", context.config.endpoint_url)
     store = ("--repo", repository, *(endpoint if context.config.endpoint_url else ()))
     with _Stop.armed() as stop:
-        there = remote.There(to=ssh.destination(where, program=program, **options), store=store, check=stop.check)
+        to = ssh.destination(where, program=program, **options)
+        there = remote.There(to=to, store=store, files=files, check=stop.check)
         tell = _teller(context, found.spec.name, there.name)
         moved = ops.migrate(context.config, _Here(context, found, stop), there, tell=tell)
     _report(context, moved)
     return state.DEGRADED if moved.reset else 0
+
+
+def _files(options: dict[str, Any]) -> tuple[str, ...]:
+    """The options of `restore` for files there that have changed."""
+    choice = files_choice({name: options.pop(name) for name in ("theirs", "ours")})
+    into = options.pop("into")
+    if into and not into.startswith("/"):
+        raise Usage(f"--into {into} is of the other host", hint="give a path from / on")
+    return (*([f"--{choice}"] if choice != "refuse" else []), *(["--into", into] if into else []))
 
 
 def _repository(config: Config, *, shared: bool) -> str:
@@ -180,6 +197,8 @@ def _teller(context: Context, name: str, host: str) -> Any:  # noqa: ANN401 - a 
 def _report(context: Context, moved: ops.Moved) -> None:
     for connection in moved.reset:
         show.line(f"warning: {state.describe_reset(connection)}: it cannot go to another host")
+    if moved.safety:
+        show.line(f"the files that were there are in snapshot {moved.safety[:8]}")
     if moved.warning:
         show.line(f"warning: {moved.warning}")
     if context.options.json:

@@ -44,6 +44,7 @@ class Moved:
     target: str
     downtime_ms: int
     reset: list[dict[str, Any]]
+    safety: str = ""  # the snapshot of what was in the place of its files there
     warning: str = ""
 
 
@@ -77,11 +78,11 @@ def migrate(config: Config, source: Source, there: There, *, tell: Callable[[str
             _hand_over(config, suspended, there.name)
             handed_over = True
             tell("go")
-            reset = restoration.go()
+            gone = restoration.go()
     except Exception as error:  # whatever it is, a bug too: the run must go on somewhere
         if not (handed_over and _came_up(suspended, there, error)):
             raise _resumed(config, source, suspended, error) from error
-        reset = suspended.connections
+        gone = remote.Gone(reset=suspended.connections, safety="")
     downtime = time.monotonic() - suspended.frozen_at
     tell("fence")
     warning = _fenced(config, suspended, there.name)
@@ -92,7 +93,8 @@ def migrate(config: Config, source: Source, there: There, *, tell: Callable[[str
         source=os.uname().nodename,
         target=there.name,
         downtime_ms=round(downtime * 1000),
-        reset=reset,
+        reset=gone.reset,
+        safety=gone.safety,
         warning=warning,
     )
 

@@ -22,10 +22,14 @@ _RESTORING = 45.0  # seconds: a restore that waits for its word gives up before
 
 @dataclass(frozen=True, kw_only=True)
 class There:
-    """The other host. store: the global options by which it opens the repository; places, and nothing secret."""
+    """The other host. store: the global options by which it opens the repository; places, and nothing secret.
+
+    files: options of `restore`, for files there that have changed.
+    """
 
     to: ssh.Destination
     store: tuple[str, ...]
+    files: tuple[str, ...]
     check: Callable[[], None]  # raises when the user wants to stop
 
     @property
@@ -67,13 +71,23 @@ def runs_there(there: There, run_id: str, snapshot: str) -> bool:
         time.sleep(_AGAIN)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Gone:
+    """What it said when the run went on there: connections that were reset, and the snapshot of the files that were
+    in the place of the run's, "" if there is none."""
+
+    reset: list[dict[str, Any]]
+    safety: str
+
+
 class Restoration:
     """A restore there, which waits for our word before the run goes on. Left without it, it is undone there."""
 
     def __init__(self, there: There, run_id: str, snapshot: str) -> None:
         self._there = there
         self._said_go = False
-        command = ["--json", *there.store, "restore", "--detach", "--confirm", "--at", snapshot, run_id]
+        options = ["--detach", "--confirm", *there.files, "--at", snapshot]
+        command = ["--json", *there.store, "restore", *options, run_id]
         self._conversation = ssh.Conversation(there.to, command, check=self._check)
 
     def _check(self) -> None:
@@ -92,8 +106,8 @@ class Restoration:
         if not isinstance(status, dict) or status.get("phase") != "restored":
             raise _failure(self._there, self._conversation.finish())
 
-    def go(self) -> list[dict[str, Any]]:
-        """Let it run; the connections that were reset. Of an error is not known whether it runs there."""
+    def go(self) -> Gone:
+        """Let it run. Of an error is not known whether it runs there."""
         self._said_go = True
         self._conversation.say(_GO)
         try:
@@ -102,7 +116,8 @@ class Restoration:
             raise ssh.Unreachable(f"{self._there.name} did not answer: {error}") from error
         if not isinstance(summary, dict) or summary.get("message_type") != "summary":
             raise _failure(self._there, self._conversation.finish())
-        return [one for one in summary.get("reset", []) if isinstance(one, dict)]
+        reset = [one for one in summary.get("reset", []) if isinstance(one, dict)]
+        return Gone(reset=reset, safety=str(summary.get("safety", "")))
 
 
 def _ask_again(there: There, command: list[str]) -> process.Completed:

@@ -223,6 +223,43 @@ def test_a_restore_that_fails_there_has_it_go_on_here(hosts: Hosts) -> None:
     assert_back_here(hosts, outcome, 13, *words)
 
 
+def other_files_there(hosts: Hosts) -> str:
+    """The counter's work directory, which on b has other files; it runs on a."""
+    own = "/root/.ssh/work"
+    for host in (hosts.a, hosts.b):
+        host.run("mkdir", own)
+    hosts.a.write(f"{own}/counter.py", COUNTER)
+    hosts.b.write(f"{own}/counter.py", "other\n")
+    hosts.a("run", "-d", "--name", "counter", "-w", own, "--", "python3", "counter.py")
+    return own
+
+
+def test_the_snapshots_files_take_the_place_of_those_there(hosts: Hosts) -> None:
+    own = other_files_there(hosts)
+    outcome = hosts.a(*MIGRATE, "--theirs", "--json")
+    safety = outcome.json_lines[-1]["safety"]
+    assert_counts_on_only(hosts, hosts.b)
+    assert hosts.b.run("cat", f"{own}/counter.py") == COUNTER
+    assert hosts.b("dump", safety, f"{own}/counter.py").out == "other\n", "what was there is kept"
+
+
+def test_the_files_there_stay_as_they_are(hosts: Hosts) -> None:
+    own = other_files_there(hosts)
+    hosts.a(*MIGRATE, "--ours")
+    assert_counts_on_only(hosts, hosts.b)
+    assert hosts.b.run("cat", f"{own}/counter.py") == "other\n"
+
+
+def test_the_working_directory_lies_elsewhere_there(hosts: Hosts) -> None:
+    own = other_files_there(hosts)
+    relative = hosts.a(*MIGRATE, "--into", "elsewhere", check=False)
+    assert_never_left(hosts, relative, 2, "--into elsewhere is of the other host")
+    hosts.a(*MIGRATE, "--into", "/root/.ssh/elsewhere")
+    assert_counts_on_only(hosts, hosts.b)
+    assert hosts.b.run("cat", "/root/.ssh/elsewhere/counter.py") == COUNTER
+    assert hosts.b.run("cat", f"{own}/counter.py") == "other\n"
+
+
 def test_a_work_directory_that_is_not_there_comes_along(hosts: Hosts) -> None:
     own = "/root/.ssh/work"
     hosts.a.run("mkdir", own)

@@ -182,7 +182,7 @@ def _read(config: Config, run_id: str) -> Run | None:
     path = directory(config, run_id)
     try:
         saved = json.loads((path / "run.json").read_bytes())
-        lists = {key: tuple(saved[key]) for key in ("argv", "through", "exclude") if key in saved}
+        lists = {key: tuple(saved[key]) for key in ("argv", "through", "exclude", "capture") if key in saved}
         spec = RunSpec(**{**saved, **lists})
         state = _read_state(path / "state.json")
     except (FileNotFoundError, NotADirectoryError):

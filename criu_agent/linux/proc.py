@@ -285,15 +285,19 @@ def namespaces(pid: int) -> dict[str, int]:
 
     0 stands for a pid_for_children that has no process yet: the kernel gives it no name before.
     """
-    found: dict[str, int] = {}
-    for name in NAMESPACES:
-        try:
-            found[name] = int(os.readlink(f"/proc/{pid}/ns/{name}").partition("[")[2][:-1])
-        except OSError:
-            continue
-    if "mnt" in found:  # a zombie has left all but its user and pid namespace
-        found.setdefault("pid_for_children", 0)
+    found = {name: inode for name in NAMESPACES if (inode := _namespace(pid, name))}
+    # A zombie has left all but its user and pid namespace. Asked last: the process may have ended during this.
+    if "pid_for_children" not in found and _namespace(pid, "mnt"):
+        found["pid_for_children"] = 0
     return found
+
+
+def _namespace(pid: int, name: str) -> int:
+    """Inode number of one namespace; 0 for none that can be read."""
+    try:
+        return int(os.readlink(f"/proc/{pid}/ns/{name}").partition("[")[2][:-1])
+    except OSError:
+        return 0
 
 
 def mounts(pid: int) -> list[Mount]:

@@ -12,8 +12,8 @@ def test_every_namespace_of_a_living_process_is_read() -> None:
     assert found["pid"] == os.stat("/proc/self/ns/pid").st_ino == found["pid_for_children"]
 
 
-def test_a_process_that_ends_meanwhile_is_never_taken_for_one_that_asked_for_a_nested_pid_namespace() -> None:
-    """The kernel names no pid_for_children in both cases. Many ends, since each hits one moment of the reading only."""
+def test_a_process_that_ends_meanwhile_did_not_ask_for_a_nested_pid_namespace() -> None:
+    """The kernel names no pid_for_children in both cases. Each end hits one moment of it only: so many."""
     for _ in range(300):
         with subprocess.Popen(["/bin/true"]) as ending:
             while ending.poll() is None:

@@ -1,6 +1,6 @@
 # The two commands of the README are `make demo` and `make test`. As root: `sudo make demo`.
 
-BENCH = bench bench.first bench.incremental bench.capture bench.pieces bench.s3
+BENCH = bench bench.first bench.incremental bench.capture bench.workspace bench.pieces bench.s3
 
 .PHONY: help install demo test soak lint bench proto clean
 help:                                ## list the targets

@@ -121,17 +121,24 @@ class Layout:
         """The outer ones that are the host's own.
 
         The kernel lets nobody in a user namespace bind a mount without those that lie on it: there they are taken
-        from copies that have none.
+        from copies that have none. What another host had and this one has not is an empty directory.
         """
         return tuple(
             Bind(
                 key=one.key,
-                source=str(self.runtime / "bound" / one.key) if self.user_namespace else one.path,
+                source=str(self.runtime / "bound" / one.key)
+                if self.user_namespace or not os.path.lexists(one.path)
+                else one.path,
                 target=one.path,
             )
             for one in self.outer
             if not one.layered
         )
+
+    @property
+    def absent(self) -> tuple[Bind, ...]:
+        """Those of the bound ones that this host has not."""
+        return tuple(bind for bind in self.bound if not os.path.lexists(bind.target))
 
     def upper_of(self, path: str) -> tuple[str, Path]:
         """The mount point of the file system that has `path` in the box, and its upper layer."""
@@ -211,12 +218,6 @@ def through_binds(paths: Iterable[str], backing: Mapping[str, str] = MappingProx
 def outer_binds(layout: Layout, through: list[Bind]) -> list[Bind]:
     """The binds of the host's other file systems and of what is written through, those first on which others lie."""
     layers = [layer.bind for layer in layout.layers]
-    missing = [bind.target for bind in layout.bound if not os.path.lexists(bind.target)]
-    if missing:
-        raise HostCannot(
-            f"{missing[0]}, which the run has from its host, does not exist on this one",
-            hint="mount there what the other host has",
-        )
     return sorted([*layers, *layout.bound, *through], key=lambda bind: bind.target)
 
 
@@ -337,7 +338,7 @@ def mount_root(layout: Layout, target: Path, *, between: Sequence[Path] = ()) ->
     between: layers between the host's root, or the image's, and the run's.
     """
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for bind in layout.bound if layout.user_namespace else ():
+    for bind in _copied(layout):
         _make_mount_point(Path(bind.target), Path(bind.source))
         syscalls.mount(bind.target, bind.source, "", syscalls.MS_BIND)
     if layout.host_root:
@@ -357,6 +358,10 @@ def mount_root(layout: Layout, target: Path, *, between: Sequence[Path] = ()) ->
         _mount_overlay([*filter(os.path.isdir, more), lower], layer.directory, layer.mount_point)
 
 
+def _copied(layout: Layout) -> list[Bind]:
+    return [bind for bind in layout.bound if bind not in layout.absent] if layout.user_namespace else []
+
+
 def _mount_overlay(lowers: Iterable[str], directory: Path, target: Path) -> None:
     escaped = [one.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for one in lowers]
     options = f"lowerdir={':'.join(escaped)},upperdir={directory}/upper,workdir={directory}/work,{_OVERLAY_OPTIONS}"
@@ -372,7 +377,7 @@ def _mount_overlay(lowers: Iterable[str], directory: Path, target: Path) -> None
 
 def unmount_root(layout: Layout, target: Path) -> None:
     """The box has mounts of its own of all of it."""
-    copies = [bind.source for bind in layout.bound] if layout.user_namespace else []
+    copies = [bind.source for bind in _copied(layout)]
     for mount_point in (target, *(layer.mount_point for layer in layout.layers), *copies):
         syscalls.umount2(str(mount_point), syscalls.MNT_DETACH)
 

@@ -96,11 +96,16 @@ def _wanted(root: Path, live: Live, found: Facts) -> tuple[set[str], set[str]]:
     files, others = find(root, found, live.layout) if live.spec.closure == "full" else (set[str](), set[str]())
     is_hosts = closure.of_host(found, live.layout)
     is_excluded = matcher((*EXCLUDED, *live.spec.exclude))
+    captured: set[str] = set()
     for top in live.spec.capture:
         for path, kind in _captured(root, top):
             if is_hosts(path) and not is_excluded(path.removeprefix(top).lstrip("/")):
-                (others if kind == "directory" else files).add(path)
-    return files, others
+                (others if kind == "directory" else captured).add(path)
+    # A program is of no use where its libraries are others.
+    for path, is_link in _libraries(root, filter(_may_need, captured)):
+        if is_hosts(path):
+            (others if is_link else files).add(path)
+    return files | captured, others
 
 
 def _captured(root: Path, top: str) -> Iterator[tuple[str, str]]:

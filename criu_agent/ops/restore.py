@@ -26,6 +26,7 @@ from criu_agent.fs.rebuild import rebuild
 from criu_agent.linux import cpu, files
 from criu_agent.model import Blob, Contents, RunState, Snapshot
 from criu_agent.ops import (
+    absent,
     admission,
     closure,
     environment,
@@ -133,9 +134,11 @@ def restore(
             undo.enter_context(_telling(kept))
             through.settle(found, run.spec.id, here.choice, rollback, safe=_places_of(repository, kept, run))
             layout = _rebuild_files(config, run, known.mounts, reader, contents, rollback)
+            absent.stand_in(layout, image_dir.path)
             root = run.runtime / "root"
             _mount_root(reader, contents, run, layout, root)
             undo.callback(mounts.unmount_root, layout, root)
+            absent.make_mount_points(layout, root)
             cgroup = live.make_cgroup(config, run.spec.id)
             rollback.callback(cgroup.remove)
             rollback.callback(cgroup.kill)
@@ -168,7 +171,8 @@ def restore(
             pending_input=known.terminal,
         )
         rollback.pop_all()
-    return Restored(live=alive, reset=reset, safety=kept.id if kept else "", warnings=through.warnings(found))
+    warnings = [*through.warnings(found), *absent.warnings(layout)]
+    return Restored(live=alive, reset=reset, safety=kept.id if kept else "", warnings=warnings)
 
 
 def _keep(

@@ -1,27 +1,27 @@
 #!/bin/sh
-# boot.sh PLACE NAME PATH...: what `unshare` runs as PID 1 of a host of the tests: makes the host's root and becomes its init.
+# boot.sh PLACE NAME BASE PATH...: what `unshare` runs as PID 1 of a host of the tests: makes its root and becomes its init.
 #
-# The root is this machine's, read-only, with an overlay on each directory of it but the programs': both hosts have the
-# same base, and each its own /etc, /root and /var. (One overlay for all will not do: of a file that is mapped through two
-# overlays, the box's on the host's, the kernel names a mount that nobody can see, and CRIU refuses the dump.)
+# The root is BASE (/, or the tree of another system), read-only, with an overlay on each directory that a system writes
+# to: hosts may have the same base, and each has its own /etc, /root and /var. (One overlay for all will not do: of a file
+# that is mapped through two, the box's on the host's, the kernel names a mount that nobody can see, and CRIU refuses.)
 # PATHs are visible at the same place, wherever the file system is that they lie on. Says "up" on standard output.
 set -eu
-place=$1 name=$2
-shift 2
+place=$1 name=$2 base=${3%/}
+shift 3
 root=$place/root
-mount --bind / "$root"
+[ -z "$base" ] || for path in "$@"; do
+    mkdir -p "$base$path" # in the tree for good: to mount on
+done
+mount --bind "$base/" "$root"
 mount -o remount,bind,ro "$root"
 
 overlay() { # overlay DIRECTORY
     layers=$place/layers/$(echo "$1" | tr / -)
     mkdir -p "$layers/upper" "$layers/work"
-    mount -t overlay host -o "lowerdir=$1,upperdir=$layers/upper,workdir=$layers/work" "$root$1"
+    mount -t overlay host -o "lowerdir=$base$1,upperdir=$layers/upper,workdir=$layers/work" "$root$1"
 }
-for directory in /*; do
-    case $directory in
-        /bin | /boot | /dev | /lib* | /opt | /proc | /run | /sbin | /sys | /tmp | /usr) continue ;;
-    esac
-    [ -L "$directory" ] || [ ! -d "$directory" ] || overlay "$directory"
+for directory in /etc /home /media /mnt /root /srv /var; do
+    overlay "$directory"
 done
 overlay /usr/local
 

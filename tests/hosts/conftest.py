@@ -43,6 +43,10 @@ def hosts(tmp_path: Path) -> Iterator[Hosts]:
     finally:
         for host in on:
             host.switch_off()
+    nothing_is_left(tmp_path)
+
+
+def nothing_is_left(tmp_path: Path) -> None:
     # Network namespaces, nft tables and cgroups were the hosts' own, and have gone with them.
     left: dict[str, list[str]] = {"all": ["not looked yet"]}
     deadline = time.monotonic() + 10

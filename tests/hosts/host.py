@@ -1,8 +1,8 @@
 """Hosts for tests: namespaces with a root tree, a network, an uptime, an sshd and a criu-agent of their own.
 
-A host's root has this machine's as its base, and an own /root, /etc and /var. It is a pid namespace: whatever runs
-there ends with its PID 1. `ip netns exec` would make a mount namespace that CRIU cannot dump (lab/criu.md 11): hosts
-are entered by nsenter.
+A host's root has this machine's or another tree as its base, and an own /root, /etc and /var. It is a pid namespace:
+whatever runs there ends with its PID 1. `ip netns exec` would make a mount namespace that CRIU cannot dump
+(lab/criu.md 11): hosts are entered by nsenter.
 """
 
 import os
@@ -38,10 +38,13 @@ PidFile none
 class Host(Agent):
     """A host, and its criu-agent: host("ps") is `criu-agent ps` typed there in the work directory.
 
-    workdir is its /srv/work as we see it. uptime: seconds that its clocks are ahead of this machine's.
+    workdir is its /srv/work as we see it. uptime: seconds that its clocks are ahead of this machine's. base: what its
+    root is made of; scripts/install-test-root makes another one.
     """
 
-    def __init__(self, place: Path, name: str, address: str, repository: Path, *, uptime: int = 0) -> None:
+    def __init__(
+        self, place: Path, name: str, address: str, repository: Path, *, uptime: int = 0, base: Path = Path("/")
+    ) -> None:
         place.mkdir()
         super().__init__(place)
         self.name, self.address = name, address
@@ -53,6 +56,7 @@ class Host(Agent):
         self.cgroup = _make_cgroup(f"{place.parent.name}-{name}")
         self.env = {"PATH": PATH, "HOME": "/root", "LANG": "C.UTF-8", "CRIU_AGENT_REPOSITORY": REPOSITORY}
         self._join = ["sh", "-c", 'echo $$ >"$0/cgroup.procs" && exec "$@"', str(self.cgroup)]
+        self._base = base
         self._unshare = self._boot(uptime)
         self.pid = _only_child(self._unshare.pid)
         self._sshd: subprocess.Popen[bytes] | None = None
@@ -62,15 +66,24 @@ class Host(Agent):
         typed.write_text(f'#!/bin/sh\nexec {shlex.join([*self.enter, WORKDIR, "criu-agent"])} "$@"\n')
         typed.chmod(0o755)
         self.program = [str(typed)]
-        # What `criu-agent` on PATH is: for us, and for who comes by ssh.
-        self.run("ln", "-s", str(Path(sys.executable).parent / "criu-agent"), "/usr/local/bin/criu-agent")
+        self._show_the_program()
+
+    def _show_the_program(self) -> None:
+        """What `criu-agent` on PATH is: for us, and for who comes by ssh."""
+        if self._base == Path("/"):
+            self.run("ln", "-s", str(Path(sys.executable).parent / "criu-agent"), "/usr/local/bin/criu-agent")
+            return
+        for packages in self._base.glob("usr/local/lib/python3*/dist-packages"):
+            self.write(f"/{packages.relative_to(self._base)}/working-tree.pth", f"{_PROJECT}\n", mode=0o644)
 
     def _boot(self, uptime: int) -> "subprocess.Popen[bytes]":
         unshare = ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork", "--kill-child"]
         unshare += ["--propagation", "private"]
         unshare += ["--time", "--monotonic", str(uptime), "--boottime", str(uptime)]
-        shown = [str(_PROJECT), sys.prefix, sys.base_prefix, str(_PREFIX)]
-        argv = [*unshare, "sh", str(_BOOT), str(self.directory), self.name, *shown]
+        # Another tree has a Python of its own.
+        ours = [sys.prefix, sys.base_prefix] if self._base == Path("/") else []
+        shown = [str(_PROJECT), *ours, str(_PREFIX)]
+        argv = [*unshare, "sh", str(_BOOT), str(self.directory), self.name, str(self._base), *shown]
         with open(self.directory / "boot.log", "wb") as log:
             started = subprocess.Popen(
                 [*self._join, *argv],

@@ -197,3 +197,63 @@ def test_a_host_whose_root_is_an_overlay_says_so_and_works_without_a_layer(agent
     assert_goes_on(agent, host / "log")
     assert listed(agent, host) == ["log"]
     assert not (host / "log").exists(), "the host of the container has nothing of it"
+
+
+@pytest.fixture
+def medium(agent: Agent, host: Path) -> Iterator[Path]:
+    """Something read-only that is mounted, with another one in it."""
+    script = "".join(
+        f"mkdir {host}/{name}; mount -t tmpfs none {host}/{name}; echo read >{host}/{name}/data; "
+        for name in ("medium", "medium/nested")
+    )
+    with in_namespace(agent, f"{script} mount -o remount,ro {host}/medium/nested; mount -o remount,ro {host}/medium"):
+        yield host / "medium"
+
+
+def take_away(agent: Agent, medium: Path) -> None:
+    """The host has neither the mounts nor where they were, as any other host."""
+    subprocess.run([*agent.program[:4], "umount", "-R", medium], check=True)
+    medium.rmdir()
+
+
+def test_a_read_only_mount_that_a_host_lacks_is_empty_there(agent: Agent, medium: Path) -> None:
+    start_writer(agent, agent.workdir / "log")
+    assert agent("exec", "x", "cat", f"{medium}/data", f"{medium}/nested/data").out == "read\n" * 2
+    agent("suspend", "x")
+    take_away(agent, medium)
+    said = agent("resume", "-d", "x").err
+    for path in (medium, medium / "nested"):
+        assert f"{path} of the other host does not exist on this one: it is empty\n" in said
+    assert_goes_on(agent, agent.workdir / "log")
+    assert agent("exec", "x", "ls", str(medium)).out == "nested\n"
+    agent("suspend", "x")
+    agent("resume", "-d", "x")
+    assert_goes_on(agent, agent.workdir / "log")
+    assert not medium.exists(), "nothing of it is made on the host"
+
+
+def test_a_mount_with_a_file_in_use_must_be_there(agent: Agent, medium: Path) -> None:
+    script = f"exec <{medium}/nested/data; echo has it; exec sleep 1000"
+    agent("run", "-d", "--name", "x", "--", "sh", "-c", script)
+    await_true(lambda: agent("logs", "x").out == "has it\n", "it has the file")
+    agent("suspend", "x")
+    take_away(agent, medium)
+    refused = agent("resume", "-d", "x", check=False)
+    assert refused.code == 15
+    used = f"{medium} (with {medium}/nested/data, which is in use)"
+    assert f"{used}, which the run has from its host, does not exist on this one" in refused.err
+    assert agent.state_of("x") == "suspended"
+
+
+def test_a_link_in_the_place_of_a_lacking_mount_leads_nowhere(agent: Agent, medium: Path, host: Path) -> None:
+    """What a run did must not have a restore make directories elsewhere on the host."""
+    start_writer(agent, agent.workdir / "log")
+    agent("suspend", "x")
+    take_away(agent, medium)
+    elsewhere = host / "elsewhere"
+    elsewhere.mkdir()
+    host.joinpath("medium").symlink_to(elsewhere / "missing")
+    refused = agent("resume", "-d", "x", check=False)
+    host.joinpath("medium").unlink()
+    assert (refused.code, list(elsewhere.iterdir())) == (15, [])
+    assert agent("resume", "-d", "x").code == 0

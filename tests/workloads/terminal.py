@@ -79,6 +79,15 @@ class Play:
         self.agent("suspend", self.name)
         self.screen.await_text(f"{self.name} was suspended at snapshot")
 
+    def move_to(self, other: Agent, into: str) -> None:
+        """It was suspended; from here on it is on the other host, shown in the same terminal."""
+        apart = sorted(name for name in self.agent.env if name.startswith("CRIU_AGENT_"))
+        given = " ".join(f"{name}={value}" for name, value in other.env.items() if name.startswith("CRIU_AGENT_"))
+        self.screen.command(f"unset {' '.join(apart)}; export {given} HOME={other.env['HOME']}")
+        self.agent = self.screen.agent = other
+        self.screen.agent_command(f"restore --into {into} {self.name}")
+        self.must_show()
+
     def restore(self) -> None:
         self.screen.agent_command(f"restore {self.name}")
         self.must_show()

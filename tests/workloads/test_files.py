@@ -66,6 +66,7 @@ def test_a_sqlite_transaction_keeps_its_lock_and_can_commit(agent: Agent, way: W
         argv=(PYTHON, "transaction.py"),
         proof=a_second_process_finds_them_locked,
         end=the_commit_brings_all_rows,
+        tools=("/usr/bin/sqlite3",),
     )
     way(agent, workload)
 

@@ -80,6 +80,7 @@ def test_a_node_server_keeps_its_clients_its_watches_and_its_child(agent: Agent,
         files={"server.js": SERVER, "client.js": CLIENT, "child.js": CHILD, "watched/none": ""},
         argv=("node", "server.js"),
         proof=clients_watches_and_child_live,
+        tools=("/usr/bin/touch",),
     )
     way(agent, workload)
 

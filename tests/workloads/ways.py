@@ -55,6 +55,15 @@ class Run:
             self.agent("restore", "-d", NAME)
         self.generation += 1
 
+    def move_to(self, other: Agent, into: str) -> None:
+        """The next generation, on another host. into: where its work directory lies there."""
+        with self._frozen():
+            self.agent("suspend", NAME)
+            self._kept_output, self._kept_errors = self.output(), self.errors()
+            other("restore", "-d", "--into", into, NAME)
+            self.agent = other
+        self.generation += 1
+
     def _frozen(self) -> "_Stopwatch":
         return _Stopwatch(self)
 
@@ -138,17 +147,18 @@ class Workload:
     ready_on_errors: bool = False
     proof: Callable[[Run], None] = lambda run: None
     end: Callable[[Run], None] = lambda run: None
+    tools: tuple[str, ...] = ()  # programs of the host that the proof starts in the box
     silent: bool = True  # prints nothing on its standard error unless something is wrong
 
 
-def start(agent: Agent, workload: Workload) -> Run:
+def start(agent: Agent, workload: Workload, *options: str) -> Run:
     for name, text in workload.files.items():
         path = agent.workdir / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
         path.chmod(0o755)
     workload.prepare(agent)
-    run = Run(agent, *workload.argv)
+    run = Run(agent, *workload.argv, options=options)
     run.await_output(workload.ready, errors=workload.ready_on_errors)
     workload.proof(run)
     return run
@@ -186,6 +196,18 @@ def with_only_the_store_left(agent: Agent, workload: Workload) -> None:
     run.suspend_and_restore(only_the_store=True)
     _go_on(run, workload)
     workload.end(run)
+
+
+def on_another_host(other: Agent, into: str) -> "Way":
+    """Suspended here, and restored there, which has nothing but the store and the key."""
+
+    def way(agent: Agent, workload: Workload) -> None:
+        run = start(agent, workload, *(word for tool in workload.tools for word in ("--capture", tool)))
+        run.move_to(other, into)
+        _go_on(run, workload)
+        workload.end(run)
+
+    return way
 
 
 def _processes(agent: Agent) -> Iterator[str]:

@@ -7,13 +7,16 @@ that Python, nor Java, node, vim or tmux.
 import hashlib
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.conftest import PYTHON, TOOLS, Agent, Screen
+from tests import packages
+from tests.conftest import PYTHON, TOOLS, Agent, Screen, await_true
 from tests.hosts.conftest import nothing_is_left
 from tests.hosts.host import WORKDIR, Host
+from tests.workloads import test_file_objects as file_objects
 from tests.workloads import test_files as files
 from tests.workloads import test_kernel_objects as kernel_objects
 from tests.workloads import test_runtimes as runtimes
@@ -32,14 +35,14 @@ PROGRAMS: list[Callable[[Agent, Way], None]] = [
     runtimes.test_a_java_thread_pool_and_its_scheduler_work_on,
     runtimes.test_a_daemon_that_double_forked_serves_its_socket_on,
     servers.test_a_node_server_keeps_its_clients_its_watches_and_its_child,
+    file_objects.test_watches_locks_and_files_without_a_name_are_all_there,
     sleep.test_a_sleep_ends_neither_early_nor_later_than_the_freeze,
 ]
 
 
-@pytest.fixture
-def other(agent: Agent, tmp_path: Path) -> Iterator[Host]:
-    """The second host. It has the first one's repository, and its key."""
-    (base,) = (tree for name in ("trixie", "bookworm") if (tree := TOOLS / name).is_dir())
+@contextmanager
+def second_host(agent: Agent, tmp_path: Path, base: Path) -> Iterator[Host]:
+    """It has the first one's repository, and its key."""
     key = Path(agent("--json", "init").json["key_file"])
     host = Host(tmp_path / "other", "other", "10.66.0.2", agent.directory / "repository", base=base)
     try:
@@ -49,6 +52,19 @@ def other(agent: Agent, tmp_path: Path) -> Iterator[Host]:
     finally:
         host.switch_off()
         nothing_is_left(tmp_path / "other")
+
+
+@pytest.fixture
+def other(agent: Agent, tmp_path: Path) -> Iterator[Host]:
+    (base,) = (tree for name in ("trixie", "bookworm") if (tree := TOOLS / name).is_dir())
+    with second_host(agent, tmp_path, base) as host:
+        yield host
+
+
+@pytest.fixture
+def twin(agent: Agent, tmp_path: Path) -> Iterator[Host]:
+    with second_host(agent, tmp_path, Path("/")) as host:
+        yield host
 
 
 def test_the_second_host_is_another_system(other: Host) -> None:
@@ -77,3 +93,21 @@ def test_a_program_in_a_terminal_goes_on_with_another_system_below_it(
     play.move_to(other, WORKDIR)
     play.again(1)
     play.finish()
+
+
+def test_installed_packages_come_along_to_another_host(agent: Agent, twin: Host) -> None:
+    prefix = "/var/tmp/tools"
+    install = packages.make(agent, prefix)
+    agent("run", "-d", "--name", "x", "--", "sh", "-ec", f"{install}; echo both are there; exec sleep 1000")
+    await_true(lambda: "both are there" in agent("logs", "x").out, "they are installed")
+    agent("suspend", "x")
+    twin("restore", "-d", "--into", WORKDIR, "x")
+    for command, said in ((packages.DEB, "deb works\n"), (f"{prefix}/bin/{packages.NPM}", "npm works\n")):
+        assert twin("exec", "x", command).out == said
+        assert twin.run("which", command, check=False) == "", "the host has nothing of it"
+    assert twin("exec", "x", "dpkg", "-s", packages.DEB).out.startswith(
+        f"Package: {packages.DEB}\nStatus: install ok"
+    )
+    twin("suspend", "x")
+    twin("merge", "x", prefix)
+    assert twin.run(f"{prefix}/bin/{packages.NPM}") == "npm works\n"

@@ -1,6 +1,5 @@
 """What a run wrote in its layer: diff lists it, merge carries it to the host, rm says what would be lost."""
 
-import json
 import os
 import shutil
 import signal
@@ -15,6 +14,7 @@ import pytest
 from criu_agent import runs
 from criu_agent.linux import syscalls
 from criu_agent.ops import layer
+from tests import packages
 from tests.conftest import Agent, await_true
 from tests.inside import config_of
 
@@ -274,34 +274,18 @@ def test_rm_does_not_ask_for_noise_nor_for_what_a_snapshot_has(agent: Agent, hos
 
 
 def test_packages_are_the_runs_own_until_they_are_merged(agent: Agent, host: Path) -> None:
-    """Of npm and of dpkg, made here: no registry is asked."""
-    package = agent.workdir / "package"
-    package.mkdir()
-    (package / "package.json").write_text(
-        json.dumps({"name": "ca-test-npm", "version": "1.0.0", "bin": {"ca-test-npm": "main.js"}})
-    )
-    (package / "main.js").write_text("#!/usr/bin/env node\nconsole.log('npm works')\n")
-    deb = agent.workdir / "deb"
-    (deb / "DEBIAN").mkdir(parents=True)
-    (deb / "DEBIAN/control").write_text(
-        "Package: ca-test-deb\nVersion: 1\nArchitecture: all\nMaintainer: nobody <n@example.org>\nDescription: test\n"
-    )
-    (deb / "usr/bin").mkdir(parents=True)
-    (deb / "usr/bin/ca-test-deb").write_text("#!/bin/sh\necho deb works\n")
-    (deb / "usr/bin/ca-test-deb").chmod(0o755)
-    subprocess.run(["dpkg-deb", "--build", "--root-owner-group", "deb", "x.deb"], cwd=agent.workdir, check=True)
-    install = f"npm install --offline -g --prefix {host} $(npm pack ./package) && apt-get install -y ./x.deb"
-    agent("run", "--name", "x", "--", "sh", "-ec", f"{install} && {host}/bin/ca-test-npm && ca-test-deb")
-    program = Path("/usr/bin/ca-test-deb")
+    install = packages.make(agent, str(host))
+    agent("run", "--name", "x", "--", "sh", "-ec", f"{install} && {host}/bin/{packages.NPM} && {packages.DEB}")
+    program = Path("/usr/bin", packages.DEB)
     assert not program.exists()
     assert not (host / "bin").exists()
     before = Path("/var/lib/dpkg/status").read_bytes()
     try:
         agent("merge", "x", str(host), "/usr", "/var/lib/dpkg")
-        for command in (str(program), str(host / "bin/ca-test-npm")):
+        for command in (str(program), str(host / "bin" / packages.NPM)):
             assert "works" in subprocess.run([command], capture_output=True, text=True, check=True).stdout
-        assert subprocess.run(["dpkg", "-s", "ca-test-deb"], capture_output=True, check=True)
+        assert subprocess.run(["dpkg", "-s", packages.DEB], capture_output=True, check=True)
     finally:
-        subprocess.run(["dpkg", "--purge", "ca-test-deb"], capture_output=True, check=False)
-    assert b"ca-test-deb" not in before
+        subprocess.run(["dpkg", "--purge", packages.DEB], capture_output=True, check=False)
+    assert packages.DEB.encode() not in before
     assert not program.exists()

@@ -17,6 +17,7 @@ test: .dev                           ## install what is needed and run the tests
 
 soak: .dev                           ## the slow tests too, and hundreds of kills; TIMES=50 for fewer
 	TIMES=$(or $(TIMES),200) .venv/bin/pytest -m "" tests/root/test_killed.py tests/workloads
+	WRITERS=$(or $(WRITERS),50) .venv/bin/pytest tests/root/test_random_files.py
 
 lint: .dev                           ## ruff, ruff format, mypy --strict, shellcheck (the tests run them too)
 	.venv/bin/pytest -q tests/unit/test_lint.py

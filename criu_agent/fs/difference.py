@@ -98,6 +98,7 @@ class _Walk:
         self._device = place.root.lstat().st_dev
         self._wanted = _names_by_parent(place.entries)
         self._inodes: dict[str, int] = {}  # of what is here
+        self._links: list[str] = []  # further names of a file
         self._changed: set[str] = set()
         self._directories: set[str] = set()  # both here and in the snapshot
 
@@ -115,6 +116,7 @@ class _Walk:
             yield from self._gone(parent)
             inside = (beneath.joined(parent, name) for name in reversed(names))
             waiting += [path for path in inside if path in self._directories]
+        yield from self._other_links()
 
     def _looked_at(self, at: int, parent: str, names: list[str]) -> Iterator[tuple[str, os.stat_result]]:
         """What is in a directory, but for what is left alone."""
@@ -134,7 +136,9 @@ class _Walk:
         if path not in self._entries:
             yield Difference(change="+", path=path, detail=_said(status))
             return
-        if detail := self._detail(at, name, path, status):
+        if self._entries[path].kind == LINK:
+            self._links.append(path)
+        elif detail := self._detail(at, name, path, status):
             self._changed.add(path)
             yield Difference(change="~", path=path, detail=detail)
         if stat.S_ISDIR(status.st_mode) and self._entries[path].kind == "directory":
@@ -148,14 +152,18 @@ class _Walk:
                 size = f", {entry.size} bytes" if entry.kind == "file" else ""
                 yield Difference(change="-", path=path, detail=f"{entry.kind}{size}")
 
+    def _other_links(self) -> Iterator[Difference]:
+        """Those names of files with several ones that are other now. Last: the first name may lie anywhere."""
+        for path in self._links:
+            target = resolved(self._entries, path).path
+            if self._inodes.get(target) != self._inodes[path]:
+                yield Difference(change="~", path=path, detail=f"no hard link to {beneath.split(target)[1]} any more")
+            elif target in self._changed:
+                yield Difference(change="~", path=path, detail="a hard link to what has changed")
+
     def _detail(self, at: int, name: str, path: str, status: os.stat_result) -> str:
         """What is other at a path that the snapshot has; "" if nothing is."""
         entry = self._entries[path]
-        if entry.kind == LINK:
-            target = resolved(self._entries, path).path
-            if self._inodes.get(target) != status.st_ino:
-                return f"no hard link to {target.rpartition('/')[2]} any more"
-            return "a hard link to what has changed" if target in self._changed else ""
         kind = KIND[stat.S_IFMT(status.st_mode)]
         if kind != entry.kind:
             return f"{entry.kind} -> {kind}"

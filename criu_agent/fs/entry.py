@@ -3,7 +3,7 @@
 import base64
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,6 +79,27 @@ def resolved(entries: Mapping[str, Entry], path: str) -> Entry:
     while entry.kind == LINK:  # it ends: a link comes behind what it links to
         entry = entries[entry.target]
     return entry
+
+
+def led_by_others(entries: Mapping[str, Entry], has_passed: Callable[[str], bool]) -> Mapping[str, Entry]:
+    """The same tree, where names that have passed are links, and come last, if their file has another name."""
+    heirs: dict[str, str] = {}
+    for path, entry in entries.items():
+        if entry.kind == LINK and not has_passed(path) and has_passed(first := resolved(entries, path).path):
+            heirs.setdefault(first, path)
+    if not heirs:
+        return entries
+    lasting, passed = dict[str, Entry](), dict[str, Entry]()
+    for path, entry in entries.items():
+        first = resolved(entries, path).path
+        heir = heirs.get(first, "")
+        if not heir:
+            lasting[path] = entry
+        elif path == heir:
+            lasting[path] = replace(entries[first], path=path)
+        else:
+            (passed if has_passed(path) else lasting)[path] = Entry(path=path, kind=LINK, target=heir)
+    return {**lasting, **passed}
 
 
 def to_line(entry: Entry) -> bytes:

@@ -18,7 +18,7 @@ from criu_agent.fs import githead
 from criu_agent.fs import replace as fs
 from criu_agent.fs.content import Placed, opened
 from criu_agent.fs.difference import Difference, Place, Proven, compare
-from criu_agent.fs.entry import resolved
+from criu_agent.fs.entry import led_by_others, resolved
 from criu_agent.fs.excluded import matcher
 from criu_agent.model import Contents, RunSpec, Snapshot
 from criu_agent.ops import agents, contents, saved, trees
@@ -85,7 +85,7 @@ def places(
             Place(
                 base=root.parent,
                 top=root.name,
-                entries=files.entries,
+                entries=led_by_others(files.entries, partial(_has_passed, root)),
                 data=contents.data(files),
                 excluded=matcher(one.excluded),
                 mounts=frozenset(trees.mounts(root)),
@@ -119,17 +119,18 @@ def _looked_at(captured: saved.Captured, place: Place, choice: Choice, into: str
         raise Failure(f"{into} is not empty", hint="--into wants a directory that is empty, or not there yet")
     if _is_missing(place.root) or (free and choice != "ours"):
         return Found(captured=captured, place=place, is_free=True)
-    remaps = [
-        Difference(change="-", path=one, detail="")
-        for one in place.entries
-        if _REMAP.fullmatch(one.split("/")[-1]) and _is_missing(place.root / one)
-    ]
+    remaps = [Difference(change="-", path=one, detail="") for one in place.entries if _has_passed(place.root, one)]
     made = {one.path for one in remaps}
     differences = () if choice == "ours" else tuple(one for one in compare(place) if one.path not in made)
     found = Found(captured=captured, place=place, is_free=False, remaps=tuple(remaps))
     if place.is_shared and choice == "refuse":
         return replace(found, kept=differences)
     return replace(found, differences=differences)
+
+
+def _has_passed(root: Path, path: str) -> bool:
+    """A name that CRIU made for the dump, and took away when the run went on."""
+    return _REMAP.fullmatch(path.rpartition("/")[2]) is not None and _is_missing(root / path)
 
 
 def _is_missing(path: Path) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from criu_agent.errors import Corrupt, Failure
 from criu_agent.fs import replace as fs
 from criu_agent.fs.difference import Difference, Place, compare
-from criu_agent.fs.entry import Entry
+from criu_agent.fs.entry import Entry, led_by_others
 from criu_agent.fs.excluded import matcher
 from criu_agent.fs.rebuild import entries
 from criu_agent.fs.tree import capture, save
@@ -379,3 +379,52 @@ def test_a_deep_tree_is_removed(place: Place) -> None:
             os.chdir("deeper")
     fs.replace(place, [Difference(change="+", path="deeper", detail="")])
     assert told(place) == []
+
+
+def led_by(place: Place, path: str) -> Place:
+    """The same tree, where of all names of the file this is the first one in the index."""
+    return other(place, entries=led_by_others(place.entries, lambda name: name != path))
+
+
+@pytest.mark.parametrize("first", ["a/name", "d/name", "z/name"])
+def test_which_name_of_a_file_comes_first_in_the_index_does_not_matter(
+    tmp_path: Path, shelf: Shelf, first: str
+) -> None:
+    root = tmp_path / "work"
+    for parent in ("a", "d", "z"):
+        (root / parent).mkdir(parents=True)
+    (root / "a/name").write_text("of the snapshot\n")
+    for parent in ("d", "z"):
+        os.link(root / "a/name", root / parent / "name")
+    place = led_by(taken(root, shelf), first)
+    assert compare(place) == []
+    before = everything(root)
+    (root / "d/name").write_text("changed in place\n")
+    assert {one.path for one in compare(place)} == {"a/name", "d/name", "z/name"}
+    fs.replace(place, compare(place))
+    assert everything(root) == before
+    (root / "d/name").unlink()
+    (root / "d/name").write_text("of the snapshot\n")
+    assert {one.path for one in compare(place)} & {"a/name", "d/name", "z/name"}
+    fs.replace(place, compare(place))
+    assert compare(place) == []
+    assert len({(root / parent / "name").stat().st_ino for parent in ("a", "d", "z")}) == 1
+
+
+def test_a_name_that_has_passed_is_made_again_as_a_link_to_what_is_here(tmp_path: Path, shelf: Shelf) -> None:
+    root = tmp_path / "work"
+    (root / "a").mkdir(parents=True)
+    (root / "a/link_remap.5").write_text("content\n")
+    os.link(root / "a/link_remap.5", root / "name")
+    (root / "b").mkdir()
+    os.link(root / "name", root / "b/other")
+    place = taken(root, shelf)
+    inode = (root / "name").stat().st_ino
+    (root / "a/link_remap.5").unlink()
+    place = other(place, entries=led_by_others(place.entries, lambda path: path.endswith("link_remap.5")))
+    assert [(one.change, one.path) for one in compare(place)] == [("-", "a/link_remap.5")]
+    fs.replace(place, compare(place))
+    names = [root / "a/link_remap.5", root / "name", root / "b/other"]
+    assert {path.stat().st_ino for path in names} == {inode}
+    alone = {"": place.entries[""], "link_remap.5": other(place.entries["name"], path="link_remap.5")}
+    assert led_by_others(alone, lambda path: path.endswith("link_remap.5")) == alone, "it has no other name"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from criu_agent import log
-from criu_agent.errors import Conflict, Failure
+from criu_agent.errors import Conflict, Failure, HostCannot
 from criu_agent.fs import githead
 from criu_agent.fs import replace as fs
 from criu_agent.fs.content import Placed, opened
@@ -235,6 +235,8 @@ def settle(found: Iterable[Found], by: str, choice: Choice, undo: ExitStack, *, 
     undone by `undo`.
     """
     backs = {place.root: place for place in safe}
+    found = list(found)
+    _require_space(found, choice)
     for one in found:
         if one.is_free:
             was_there = not _is_missing(one.place.root)
@@ -247,6 +249,35 @@ def settle(found: Iterable[Found], by: str, choice: Choice, undo: ExitStack, *, 
             made = [replace(remap, change="+") for remap in one.remaps]
             undo.callback(_undone, one.place, partial(fs.replace, one.place, made))
             fs.replace(one.place, one.remaps)
+
+
+def _require_space(found: Iterable[Found], choice: Choice) -> None:
+    """HostCannot where what is going to be made finds no room, in bytes or files. Several may lie on one disk."""
+    needs: dict[int, tuple[int, int]] = {}
+    for one in found:
+        if not one.is_free and choice != "theirs":
+            continue
+        place = one.place
+        paths = place.entries if one.is_free else [path.path for path in one.differences if path.change != "+"]
+        at = next(path for path in (place.root, *place.root.parents) if not _is_missing(path))
+        device = at.stat().st_dev
+        size, files = needs.get(device, (0, 0))
+        size, files = size + sum(place.entries[path].length for path in paths), files + len(paths)
+        needs[device] = (size, files)
+        facts = os.statvfs(at)
+        have = facts.f_bavail * facts.f_frsize
+        if size > have:
+            raise _no_room(place, f"{size / 1e6:.1f} MB", f"{have / 1e6:.1f} MB")
+        if facts.f_files and files > facts.f_favail:
+            raise _no_room(place, f"{files} files", f"{facts.f_favail}")
+
+
+def _no_room(place: Place, need: str, have: str) -> HostCannot:
+    return HostCannot(
+        f"the files of the snapshot need room for {need} in {place.root}, and there is room for {have}",
+        hint="free some space there; or --into DIR, on a larger file system",
+        agent_state="not running",
+    )
 
 
 def _put_back(place: Place) -> None:

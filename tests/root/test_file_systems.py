@@ -257,3 +257,23 @@ def test_a_link_in_the_place_of_a_lacking_mount_leads_nowhere(agent: Agent, medi
     host.joinpath("medium").unlink()
     assert (refused.code, list(elsewhere.iterdir())) == (15, [])
     assert agent("resume", "-d", "x").code == 0
+
+
+@pytest.mark.parametrize(("limit", "said"), [("size=1m", "3.0 MB"), ("nr_inodes=20", "files")])
+def test_a_file_system_without_room_for_the_files_is_told_before_anything_is_made(
+    agent: Agent, host: Path, limit: str, said: str
+) -> None:
+    (agent.workdir / "large").write_bytes(os.urandom(3_000_000))
+    for number in range(100):
+        (agent.workdir / f"{number}").touch()
+    with in_namespace(agent, f"mkdir {host}/small; mount -t tmpfs -o {limit} none {host}/small"):
+        start_writer(agent, agent.workdir / "log")
+        agent("suspend", "x")
+        refused = agent("restore", "-d", "--into", f"{host}/small/work", "x", check=False)
+        assert refused.code == 15
+        assert f"{said} in {host}/small/work, and there is room for " in refused.err
+        assert "(the agent: not running)" in refused.err
+        assert listed(agent, host / "small") == []
+        assert agent.state_of("x") == "suspended"
+        agent("resume", "-d", "x")
+        assert_goes_on(agent, agent.workdir / "log")

@@ -245,9 +245,12 @@ def bring_back(
             f"the files that were here are in snapshot {short}: criu-agent restore --files-only {short} --into DIR"
         )
     elsewhere = snapshot.manifest.host.boot_id != runs.boot_id()
-    why = "it is of another host or boot" if elsewhere else "the run has gone on since this snapshot"
+    why = {
+        "keep": "it is of another host or boot" if elsewhere else "the run has gone on since this snapshot",
+        "reset": "the run is in a user namespace of its own",
+    }
     for connection in told["reset"]:
-        show.line(f"warning: {describe_reset(connection)}: {why}")
+        show.line(f"warning: {describe_reset(connection)}: {why[connection['action']]}")
     if detach:
         more = {"safety": told["safety"]} if told["safety"] else {}
         run_verbs.report_started(context, run.spec, snapshot=snapshot.id, reset=told["reset"], **more)

@@ -121,7 +121,7 @@ def checkpoint(
         rows = judge(live, found)
         plan.check(rows)
         connections = plan.connections(found)
-        lock: NetworkLock = "nftables" if any(plan.crosses(one) for one in connections) else "skip"
+        lock: NetworkLock = "nftables" if any(map(plan.must_be_held, connections)) else "skip"
         room = images.capacity(found.memory)
         images.check_memory(room)
         used = stack.enter_context(
@@ -149,7 +149,7 @@ def checkpoint(
             frozen = look(live)
             connections = plan.connections(frozen)  # of this instant: some may have come since the plan
             used.add(frozen)
-            if lock == "skip" and any(plan.crosses(one) for one in connections):
+            if lock == "skip" and any(map(plan.must_be_held, connections)):
                 raise Refused("a connection was opened at this very moment", hint="try again")
             instant = Instant(
                 created=runs.now(),

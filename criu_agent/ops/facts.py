@@ -57,6 +57,11 @@ class Facts:
     def own_network(self) -> bool:
         return self.namespaces[self.root.pid].get("net") != self.ours.namespaces.get("net")
 
+    @property
+    def network_of_others(self) -> bool:
+        """Whether the tree has no say over its network: it is in a user namespace of its own, on our network."""
+        return not self.own_network and self.namespaces[self.root.pid].get("user") != self.ours.namespaces.get("user")
+
     @cached_property
     def pids(self) -> frozenset[int]:
         return frozenset(process.pid for process in self.processes)

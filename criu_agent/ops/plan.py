@@ -105,8 +105,18 @@ def connections(facts: Facts) -> list[dict[str, object]]:
 
 
 def crosses(connection: Mapping[str, object]) -> bool:
-    """Whether the other end of a connection is outside of the tree, so that packets of it must be held."""
+    """Whether the other end of a connection is outside of the tree."""
     return connection["protocol"] == "tcp" and not connection["internal"] and connection["remote"] != ""
+
+
+def must_be_held(connection: Mapping[str, object]) -> bool:
+    """Whether its packets must be kept from it while it is frozen, and until it is restored."""
+    return crosses(connection) and connection["action"] == "keep"
+
+
+def must_be_reset(connection: Mapping[str, object], *, tip: bool) -> bool:
+    """Whether a restore cannot take it up again. tip: the run was stopped at this snapshot and has not run since."""
+    return connection["action"] == "reset" or (crosses(connection) and not tip)
 
 
 def _connection(name: str, process: Process, fd: Fd, facts: Facts) -> dict[str, object]:

@@ -110,7 +110,7 @@ def restore(
     snapshot = repository.read(snapshot_id)
     known = admission.require_able_and_allowed(config, snapshot, run)
     tip = is_tip(run.state, snapshot)
-    reset = [] if tip else [one for one in known.connections if plan.crosses(one)]
+    reset = [one for one in known.connections if plan.must_be_reset(one, tip=tip)]
     contents = repository.contents(snapshot)
     saved.check_contents(contents)
     reader = repository.reader(snapshot, contents)

@@ -201,6 +201,9 @@ def of_connection(one: InetSocket, facts: Facts) -> Verdict:
         return keep(f"listens again{lost}")
     if one.state == "close":
         return keep("bound again")
+    if facts.network_of_others:
+        # man 7 tcp, TCP_REPAIR: CAP_NET_ADMIN in the user namespace that the network belongs to.
+        return Verdict(action="reset", reason="a run in a user namespace of its own cannot take it up again")
     if facts.internal(one):
         return keep("both ends are in the tree; what is in flight is kept")
     return keep("kept when restored on this host from the newest snapshot")

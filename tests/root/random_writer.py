@@ -50,6 +50,7 @@ class Writer:
         self.directories = dict.fromkeys(trees, 0)
         self.trees = trees
         self.open: list[Open] = []
+        self.has_lost_names = False  # what was open since the last comparison
         for tree in trees:
             os.mkdir(tree)
             self.saw_directory(tree)
@@ -239,6 +240,7 @@ class Writer:
         return self.open.append(one)
 
     def close_one(self) -> None:
+        self.look_for_lost_names()
         one = self.open.pop(self.dice.randrange(len(self.open)))
         if one.memory is not None:
             one.memory.close()
@@ -304,11 +306,11 @@ class Writer:
 
     # -- the comparison
 
-    def has_lost_a_name(self) -> bool:
-        """What is open and has other names than it was opened by: CRIU gives it one for the freeze and takes it away,
-        which changes a directory (docs/limits.md)."""
-        gone = " (deleted)"
-        return any(one.file.names and os.readlink(f"/proc/self/fd/{one.fd}").endswith(gone) for one in self.open)
+    def look_for_lost_names(self) -> None:
+        """Of what is open: for the freeze CRIU gives a file a new name in such a directory and takes it away again,
+        which changes the directory (docs/limits.md)."""
+        if any(os.readlink(f"/proc/self/fd/{one.fd}").endswith(" (deleted)") for one in self.open):
+            self.has_lost_names = True
 
     def differences(self) -> list[str]:
         found = list[str]()
@@ -320,10 +322,12 @@ class Writer:
         found += [f"{path} is missing" for path in sorted(known - seen)]
         found += [f"{path} is there" for path in sorted(seen - known)]
         times = {path: os.stat(path).st_mtime_ns for path in self.directories if path in seen}
-        if not self.has_lost_a_name():
+        self.look_for_lost_names()
+        if not self.has_lost_names:
             changed = [path for path, at in times.items() if at != self.directories[path]]
             found += [f"{path} was changed at {times[path]}, not {self.directories[path]}" for path in changed]
         self.directories |= times
+        self.has_lost_names = False
         found += [
             f"{path} leads elsewhere" for path, to in self.links.items() if path in seen and os.readlink(path) != to
         ]

@@ -152,19 +152,23 @@ class Workload:
 
 
 def start(agent: Agent, workload: Workload, *options: str) -> Run:
-    for name, text in workload.files.items():
-        path = agent.workdir / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        path.chmod(0o755)
-    workload.prepare(agent)
+    fill(agent, workload)
     run = Run(agent, *workload.argv, options=options)
     run.await_output(workload.ready, errors=workload.ready_on_errors)
     workload.proof(run)
     return run
 
 
-def _go_on(run: Run, workload: Workload) -> None:
+def fill(agent: Agent, workload: Workload) -> None:
+    for name, text in workload.files.items():
+        path = agent.workdir / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    workload.prepare(agent)
+
+
+def go_on(run: Run, workload: Workload) -> None:
     workload.proof(run)
     if workload.silent:
         assert run.errors() == ""
@@ -175,7 +179,7 @@ def through_three_generations(agent: Agent, workload: Workload) -> None:
     run = start(agent, workload)
     for _ in range(2):
         run.suspend_and_restore()
-        _go_on(run, workload)
+        go_on(run, workload)
     workload.end(run)
 
 
@@ -185,7 +189,7 @@ def unnoticed(agent: Agent, workload: Workload) -> None:
     before = sorted(_processes(agent))
     for _ in range(2):
         run.checkpoint()
-        _go_on(run, workload)
+        go_on(run, workload)
     assert sorted(_processes(agent)) == before
     workload.end(run)
 
@@ -194,7 +198,7 @@ def with_only_the_store_left(agent: Agent, workload: Workload) -> None:
     """Suspended, and restored where there is neither a run directory nor a process."""
     run = start(agent, workload)
     run.suspend_and_restore(only_the_store=True)
-    _go_on(run, workload)
+    go_on(run, workload)
     workload.end(run)
 
 
@@ -204,7 +208,7 @@ def on_another_host(other: Agent, into: str) -> "Way":
     def way(agent: Agent, workload: Workload) -> None:
         run = start(agent, workload, *(word for tool in workload.tools for word in ("--capture", tool)))
         run.move_to(other, into)
-        _go_on(run, workload)
+        go_on(run, workload)
         workload.end(run)
 
     return way

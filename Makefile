@@ -2,7 +2,7 @@
 
 BENCH = bench bench.first bench.incremental bench.capture bench.workspace bench.pieces bench.s3
 
-.PHONY: help install demo test soak lint bench proto clean
+.PHONY: help install demo test soak vm lint bench proto clean
 help:                                ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
@@ -18,6 +18,10 @@ test: .dev                           ## install what is needed and run the tests
 soak: .dev                           ## the slow tests too, and hundreds of kills; TIMES=50 for fewer
 	TIMES=$(or $(TIMES),200) .venv/bin/pytest -m "" tests/root/test_killed.py tests/workloads
 	WRITERS=$(or $(WRITERS),50) .venv/bin/pytest tests/root/test_random_files.py
+
+vm: .dev                             ## a virtual machine with another kernel, where root lacks no capability; minutes
+	images/vm/build
+	.venv/bin/pytest -m "" tests/vm
 
 lint: .dev                           ## ruff, ruff format, mypy --strict, shellcheck (the tests run them too)
 	.venv/bin/pytest -q tests/unit/test_lint.py

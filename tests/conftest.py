@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -212,6 +213,18 @@ class Screen:
 
     def close(self) -> None:
         subprocess.run([*self._tmux, "kill-server"], capture_output=True, check=False)
+
+
+@contextlib.contextmanager
+def workdir_for_everybody(agent: Agent) -> Iterator[None]:
+    """Its work directory is one that every user can enter; those of pytest are for root alone."""
+    own = agent.workdir
+    with tempfile.TemporaryDirectory(prefix="criu-agent-test-", dir="/var/tmp") as path:
+        agent.workdir = Path(path)
+        agent.workdir.chmod(0o777)
+        yield
+        agent.workdir = own
+        agent.clean_up()
 
 
 def await_true(test: Callable[[], object], what: str, timeout: float = PATIENCE) -> None:

@@ -34,6 +34,7 @@ from pathlib import Path
 
 from criu_agent.box import mounts, seccomp, tools
 from criu_agent.box.cgroup import Cgroup
+from criu_agent.box.layout import Layout
 from criu_agent.errors import Failure, ToolFailed, by_code
 from criu_agent.linux import syscalls
 
@@ -68,7 +69,7 @@ class Started:
     master: int | None
 
 
-def start(layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point: Path) -> Started:
+def start(layout: Layout, command: Command, cgroup: Cgroup, mount_point: Path) -> Started:
     """Start the command; returns when it has been executed.
 
     CommandNotFound, NotExecutable or ToolFailed when it cannot be, and nothing is left then.
@@ -87,7 +88,7 @@ def start(layout: mounts.Layout, command: Command, cgroup: Cgroup, mount_point: 
 
 
 @contextmanager
-def _fork(_layout: mounts.Layout, _mount_point: Path) -> Iterator[int]:
+def _fork(_layout: Layout, _mount_point: Path) -> Iterator[int]:
     """A direct child that is PID 1 of a new pid namespace; our later children stay in ours."""
     own_pid_namespace = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -101,7 +102,7 @@ def _fork(_layout: mounts.Layout, _mount_point: Path) -> Iterator[int]:
 
 
 @contextmanager
-def _fork_into_user_namespace(layout: mounts.Layout, mount_point: Path) -> Iterator[int]:
+def _fork_into_user_namespace(layout: Layout, mount_point: Path) -> Iterator[int]:
     """The same in a new user namespace, where users have the numbers that they have on the host.
 
     CRIU needs all namespaces to belong to the user namespace, so they are made at once; and the kernel refuses the
@@ -136,7 +137,7 @@ def _await_exec(channel: socket.socket, pid: int) -> Started:
             raise by_code(report["code"])(report["message"], hint=report["hint"])
 
 
-def _child(layout: mounts.Layout, command: Command, mount_point: Path, channel: socket.socket) -> None:
+def _child(layout: Layout, command: Command, mount_point: Path, channel: socket.socket) -> None:
     """The child's whole life before exec. Whatever goes wrong is reported, and ends it with _exit."""
     try:
         if not channel.recv(16):  # go: we are in our cgroup, and have the user ids of the namespace
@@ -162,7 +163,7 @@ def _report(channel: socket.socket, report: Mapping[str, object]) -> None:
     channel.send(json.dumps(report).encode())
 
 
-def _enter(layout: mounts.Layout, command: Command, mount_point: Path) -> None:
+def _enter(layout: Layout, command: Command, mount_point: Path) -> None:
     umask = os.umask(0o022)  # what we make is for every user of the box, also where root's umask is 077
     if layout.user_namespace:
         # What came from outside is locked: only a mount of our own can become the root.

@@ -8,19 +8,17 @@ same `Layout`, so they cannot drift apart.
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from criu_agent import log
 from criu_agent.box import tools
-from criu_agent.box.outer import Outer
+from criu_agent.box.layout import Bind, Layer, Layout
 from criu_agent.errors import HostCannot
 from criu_agent.linux import syscalls
 
 DEVICES = ("null", "zero", "full", "random", "urandom")
 INIT = "/run/criu-agent/criu-agent-init"  # bound, since its path on the host may differ elsewhere
-HOST = Path("/")
 MADE_IN_IMAGE = (tools.PLACE, "/etc/resolv.conf", "/etc/hosts")  # by us, in the layer of a run that lives in one
 _HOSTS = "127.0.0.1\tlocalhost\n::1\tlocalhost\n"
 _OPAQUE = "trusted.overlay.opaque"
@@ -29,132 +27,6 @@ DEVICE = "dev-"  # begins the key of a device's bind
 # Without index and nfs_export CRIU cannot dump an inotify watch on an overlay (lab/criu.md section 6); without
 # redirect_dir a directory of the host cannot be renamed in the box (EXDEV), which Codex does at its start.
 _OVERLAY_OPTIONS = "index=on,nfs_export=on,redirect_dir=on"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Bind:
-    """A file or directory of the host that is bound into the box: an External of CRIU under `key`."""
-
-    key: str
-    source: str  # on the host
-    target: str  # in the box
-
-    @property
-    def dump_external(self) -> str:
-        return f"mnt[{self.target}]:{self.key}"
-
-    @property
-    def restore_external(self) -> str:
-        return f"mnt[{self.key}]:{self.source}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layer:
-    """An overlay of a file system that the host has mounted at `path`, which the box has there, too.
-
-    It is mounted on mount_point and bound from there, so that the box gets it in one way at a start and a restore.
-    """
-
-    key: str
-    path: str
-    directory: Path
-    mount_point: Path
-
-    @property
-    def upper(self) -> Path:
-        return self.directory / "upper"
-
-    @property
-    def bind(self) -> Bind:
-        return Bind(key=self.key, source=str(self.mount_point), target=self.path)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Layout:
-    """The directories of one run's root, and its binds.
-
-    directory holds upper (what the run wrote), work (overlayfs' own) and is on a file system that can carry an
-    upper layer. hidden are paths of the host that the box must not see, such as our own state. user_namespace: the
-    box is in one of its own. lower: what the upper layer lies over, the host's root or that of a container image.
-    outer are the mounts of the host that the box has, and runtime is where those that are layered are mounted.
-    host_root: nothing is layered, the root is the host's own, and upper stays empty.
-    """
-
-    directory: Path
-    binds: tuple[Bind, ...]
-    hidden: tuple[str, ...]
-    user_namespace: bool = False
-    lower: Path = HOST
-    outer: tuple[Outer, ...] = ()
-    runtime: Path = Path("/nonexistent")
-    host_root: bool = False
-
-    @property
-    def foreign(self) -> bool:
-        """Whether the root is not the host's."""
-        return self.lower != HOST
-
-    @property
-    def upper(self) -> Path:
-        return self.directory / "upper"
-
-    @property
-    def work(self) -> Path:
-        return self.directory / "work"
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """Outer ones first."""
-        return tuple(
-            Layer(
-                key=one.key,
-                path=one.path,
-                directory=self.directory / "layers" / one.key,
-                mount_point=self.runtime / "layers" / one.key,
-            )
-            for one in self.outer
-            if one.layered
-        )
-
-    @property
-    def bound(self) -> tuple[Bind, ...]:
-        """The outer ones that are the host's own.
-
-        The kernel lets nobody in a user namespace bind a mount without those that lie on it: there they are taken
-        from copies that have none. What another host had and this one has not is an empty directory.
-        """
-        return tuple(
-            Bind(
-                key=one.key,
-                source=str(self.runtime / "bound" / one.key)
-                if self.user_namespace or not os.path.lexists(one.path)
-                else one.path,
-                target=one.path,
-            )
-            for one in self.outer
-            if not one.layered
-        )
-
-    @property
-    def absent(self) -> tuple[Bind, ...]:
-        """Those of the bound ones that this host has not."""
-        return tuple(bind for bind in self.bound if not os.path.lexists(bind.target))
-
-    def upper_of(self, path: str) -> tuple[str, Path]:
-        """The mount point of the file system that has `path` in the box, and its upper layer."""
-        bases = [("/", self.upper), *((layer.path, layer.upper) for layer in self.layers)]
-        return [one for one in bases if path.startswith(f"{one[0].rstrip('/')}/")][-1]
-
-    def uppers(self) -> dict[str, Path]:
-        """Everything that the run wrote and that is not written through, by the name of its tree in a snapshot."""
-        return {"upper": self.upper, **{layer.key: layer.upper for layer in self.layers}}
-
-    def dump_externals(self) -> list[str]:
-        """mnt[/] is the overlay root: at the restore --root is its counterpart."""
-        return ["mnt[/]:root", *(bind.dump_external for bind in self.binds)]
-
-    def restore_externals(self) -> list[str]:
-        return [bind.restore_external for bind in self.binds]
 
 
 def system_binds(init: Path, *, user_namespace: bool, foreign: bool = False) -> list[Bind]:
@@ -338,7 +210,7 @@ def mount_root(layout: Layout, target: Path, *, between: Sequence[Path] = ()) ->
     between: layers between the host's root, or the image's, and the run's.
     """
     target.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for bind in _copied(layout):
+    for bind in layout.copied:
         _make_mount_point(Path(bind.target), Path(bind.source))
         syscalls.mount(bind.target, bind.source, "", syscalls.MS_BIND)
     if layout.host_root:
@@ -358,10 +230,6 @@ def mount_root(layout: Layout, target: Path, *, between: Sequence[Path] = ()) ->
         _mount_overlay([*filter(os.path.isdir, more), lower], layer.directory, layer.mount_point)
 
 
-def _copied(layout: Layout) -> list[Bind]:
-    return [bind for bind in layout.bound if bind not in layout.absent] if layout.user_namespace else []
-
-
 def _mount_overlay(lowers: Iterable[str], directory: Path, target: Path) -> None:
     escaped = [one.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,") for one in lowers]
     options = f"lowerdir={':'.join(escaped)},upperdir={directory}/upper,workdir={directory}/work,{_OVERLAY_OPTIONS}"
@@ -377,7 +245,7 @@ def _mount_overlay(lowers: Iterable[str], directory: Path, target: Path) -> None
 
 def unmount_root(layout: Layout, target: Path) -> None:
     """The box has mounts of its own of all of it."""
-    copies = [bind.source for bind in _copied(layout)]
+    copies = [bind.source for bind in layout.copied]
     for mount_point in (target, *(layer.mount_point for layer in layout.layers), *copies):
         syscalls.umount2(str(mount_point), syscalls.MNT_DETACH)
 

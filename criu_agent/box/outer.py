@@ -51,7 +51,7 @@ def outer(mounts: Iterable[Mount], *, hidden: Collection[str], through: Collecti
     chosen = [
         mount
         for path, mount in sorted(last.items())
-        if path != "/" and mount.fstype not in _WITHOUT_FILES and not _is_in(path, apart) and _is_seen(mount)
+        if path != "/" and mount.fstype not in _WITHOUT_FILES and not is_in(path, apart) and _is_seen(mount)
     ]
     keys = [LAYER if layers and _can_be_layered(mount, through) else BOUND for mount in chosen]
     return [
@@ -73,7 +73,8 @@ def again(mounted: Mapping[str, str]) -> list[Outer]:
     return sorted(found, key=lambda one: one.path)
 
 
-def _is_in(path: str, directories: Iterable[str]) -> bool:
+def is_in(path: str, directories: Iterable[str]) -> bool:
+    """Whether it is one of the directories, or lies in one."""
     return any(f"{path}/".startswith(f"{directory.rstrip('/')}/") for directory in directories)
 
 
@@ -86,7 +87,7 @@ def _is_seen(mount: Mount) -> bool:
 
 
 def _can_be_layered(mount: Mount, through: Collection[str]) -> bool:
-    if mount.fstype not in _LAYERED or _is_in(mount.point, through):
+    if mount.fstype not in _LAYERED or is_in(mount.point, through):
         return False
     facts = os.statvfs(mount.point)
     return os.path.isdir(mount.point) and not facts.f_flag & os.ST_RDONLY  # noqa: PTH112 - a str

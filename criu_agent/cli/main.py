@@ -20,7 +20,7 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
     "Runs": {
         "run": ("run", "start a command as a run"),
         "ps": ("runs", "list the runs of this host"),
-        "attach": ("run", "attach the terminal to a run"),
+        "attach": ("attach", "attach the terminal to a run"),
         "logs": ("runs", "show what a run printed"),
         "exec": ("run", "run one more command in the box of a run"),
         "wait": ("runs", "wait until a run ends"),
@@ -40,7 +40,7 @@ _VERBS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "Store": {
         "init": ("keys", "make a repository and its key"),
-        "snapshots": ("state", "list snapshots"),
+        "snapshots": ("snapshots", "list snapshots"),
         "ls": ("contents", "list the files in a snapshot"),
         "dump": ("contents", "write a file of a snapshot to standard output"),
         "diff": ("contents", "show what a run changed on the host, or what changed between two snapshots"),

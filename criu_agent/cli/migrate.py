@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from criu_agent import runs
-from criu_agent.cli import run as run_verbs
 from criu_agent.cli import show, state
+from criu_agent.cli.attach import require_alive
 from criu_agent.cli.context import Context, verb
 from criu_agent.cli.options import files_choice
 from criu_agent.cli.runs import wait_for_supervisor
@@ -59,7 +59,7 @@ def migrate_verb(context: Context, /, run: str, where: str, shared_path: bool, *
     """
     files = _files(options)
     program = str(options.pop("remote_program"))
-    found = run_verbs.require_alive(runs.find(context.config, run))
+    found = require_alive(runs.find(context.config, run))
     context.use_repository_of(found.spec)
     repository = _repository(context.config, shared=shared_path)
     context.repository()  # else it could be suspended, but not resumed here when the other host fails

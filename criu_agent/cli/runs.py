@@ -14,8 +14,8 @@ import click
 from criu_agent import durations, runs
 from criu_agent.box.cgroup import Cgroup, find_root
 from criu_agent.cli import show
+from criu_agent.cli.attach import SUSPENDED, require_alive
 from criu_agent.cli.context import Context, verb
-from criu_agent.cli.run import SUSPENDED, require_alive
 from criu_agent.control import Client, Message, NoAnswer
 from criu_agent.errors import Failure, Interrupted, NotFound, Timeout, Usage
 from criu_agent.model import RunState

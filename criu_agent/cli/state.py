@@ -1,4 +1,4 @@
-"""The verbs that save and bring back: checkpoint, suspend, restore, resume, plan, snapshots."""
+"""The verbs that save and bring back: checkpoint, suspend, restore, resume, plan."""
 
 import os
 from pathlib import Path
@@ -9,6 +9,7 @@ import click
 from criu_agent import runs
 from criu_agent.cli import run as run_verbs
 from criu_agent.cli import show, terminal
+from criu_agent.cli.attach import attach, require_alive
 from criu_agent.cli.context import Context, verb
 from criu_agent.cli.options import files_choice
 from criu_agent.cli.runs import wait_for_supervisor
@@ -54,7 +55,7 @@ def suspend_verb(context: Context, /, run: str, **options: Any) -> None:  # noqa
 def _checkpoint(
     context: Context, wanted: str, *, stop: bool, reason: str, tags: tuple[str, ...], full: bool, print_stats: bool
 ) -> None:
-    run = run_verbs.require_alive(runs.find(context.config, wanted))
+    run = require_alive(runs.find(context.config, wanted))
     order = {"verb": "checkpoint", "stop": stop, "reason": reason, "tags": tags, "full": full}
     try:
         summary = _ordered(context, run, order)
@@ -255,7 +256,7 @@ def bring_back(
         more = {"safety": told["safety"]} if told["safety"] else {}
         run_verbs.report_started(context, run.spec, snapshot=snapshot.id, reset=told["reset"], **more)
         return DEGRADED if told["reset"] else 0
-    return run_verbs.attach(context, run.spec.id, keys=keys, from_start=False)
+    return attach(context, run.spec.id, keys=keys, from_start=False)
 
 
 def describe_reset(connection: Message) -> str:
@@ -326,7 +327,7 @@ def plan_verb(context: Context, /, run: str, everything: bool) -> None:
 
     Exit codes: 0 it can be taken, 16 it would be refused.
     """
-    found = run_verbs.require_alive(runs.find(context.config, run))
+    found = require_alive(runs.find(context.config, run))
     with Client(found.socket) as client:
         rows = client.call(verb="plan")["rows"]
     refused = [row for row in rows if row["action"] == "refuse"]
@@ -353,66 +354,3 @@ def plan_verb(context: Context, /, run: str, everything: bool) -> None:
 def _plan_row(row: Message) -> tuple[object, ...]:
     fd = "-" if row["fd"] is None else row["fd"]
     return row["action"], row["pid"] or "-", row["program"] or "-", fd, row["object"], row["reason"]
-
-
-@verb("snapshots")
-@click.argument("run", required=False)
-@click.option("--tag", "tags", multiple=True, help="Only those with that tag")
-@click.pass_obj
-def snapshots_verb(context: Context, /, run: str | None, tags: tuple[str, ...]) -> None:
-    """List the snapshots of the repository, oldest first; only those of RUN, in its repository, if it is given."""
-    here = context.run_named(run) if run else None
-    wanted = {run, here.spec.id} if here else {run}
-    listing = context.repository(*([run] if run else [])).snapshots()
-    for warning in listing.unreadable:
-        show.line(f"warning: {warning.message}")
-    chosen = [
-        snapshot
-        for snapshot in listing.snapshots
-        if (run is None or wanted & {snapshot.manifest.run_name, snapshot.manifest.run_id})
-        and set(tags) <= set(snapshot.tags)
-    ]
-    if run is not None and not chosen:
-        raise NotFound(f"no snapshots of {run}", hint="criu-agent snapshots lists all of them")
-    if context.options.json:
-        show.document([_snapshot_document(snapshot) for snapshot in chosen])
-    elif context.options.quiet:
-        for snapshot in chosen:
-            show.result(snapshot.id)
-    else:
-        header = ("ID", "TIME", "RUN", "HOST", "REASON", "TAGS", "PARENT", "SIZE", "NEW")
-        show.table(header, [_snapshot_row(snapshot) for snapshot in chosen], color=context.color)
-
-
-def _snapshot_row(snapshot: Snapshot) -> tuple[object, ...]:
-    manifest = snapshot.manifest
-    return (
-        snapshot.id[:_SHORT],
-        manifest.created[:19].replace("T", " "),
-        manifest.run_name,
-        manifest.host.hostname,
-        manifest.reason + (" (stopped)" if manifest.stopped else ""),
-        ",".join(snapshot.tags) or "-",
-        manifest.parent[:_SHORT] or "-",
-        show.size(snapshot.size),
-        show.size(snapshot.stored),
-    )
-
-
-def _snapshot_document(snapshot: Snapshot) -> dict[str, object]:
-    manifest = snapshot.manifest
-    return {
-        "snapshot": snapshot.id,
-        "time": manifest.created,
-        "run": manifest.run_id,
-        "name": manifest.run_name,
-        "sequence": manifest.sequence,
-        "host": manifest.host.hostname,
-        "reason": manifest.reason,
-        "stopped": manifest.stopped,
-        "tags": list(snapshot.tags),
-        "labels": dict(manifest.labels),
-        "parent": manifest.parent or None,
-        "size": snapshot.size,
-        "stored": snapshot.stored,
-    }

@@ -5,9 +5,11 @@ a program will look at, but few programs use one. Where no process does, an empt
 """
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
-from criu_agent.box.mounts import Bind, Layout
+from criu_agent.box.layout import Bind, Layout
+from criu_agent.box.outer import is_in
 from criu_agent.criu import openfiles
 from criu_agent.criu.imagefile import in_directory
 from criu_agent.errors import HostCannot
@@ -27,7 +29,7 @@ def stand_in(layout: Layout, images: Path) -> None:
 
 
 def _require_unused(bind: Bind, used: list[str], layout: Layout) -> None:
-    inside = sorted(path for path in used if _is_in(path, bind.target))
+    inside = sorted(path for path in used if is_in(path, [bind.target]))
     if not inside and not layout.host_root:
         return
     what = f"{bind.target} (with {inside[0]}, which is in use)" if inside else bind.target
@@ -47,26 +49,23 @@ def make_mount_points(layout: Layout, root: Path) -> None:
     bases = {"/": root, **{layer.path: layer.mount_point for layer in layout.layers}}
     bases |= {bind.target: Path(bind.source) for bind in layout.bound}
     for bind in layout.absent:
-        below = max((path for path in bases if path != bind.target and _is_in(bind.target, path)), key=len)
+        below = max((path for path in bases if path != bind.target and is_in(bind.target, [path])), key=len)
         _make_directories(bases[below], os.path.relpath(bind.target, below), bind)
 
 
 def _make_directories(base: Path, path: str, bind: Bind) -> None:
     """No link is followed: what is mounted on would lie elsewhere, or even outside."""
     made = ""
-    for part in path.split("/"):
-        try:
-            with beneath.directory(base, made) as at:
-                if part not in os.listdir(at):
-                    os.mkdir(part, 0o755, dir_fd=at)
-        except OSError as error:
-            raise HostCannot(
-                f"{bind.target}, which the run has from its host, cannot be made on this one: {error.strerror}",
-                hint="mount there what the other host has",
-                agent_state="not running",
-            ) from error
-        made = beneath.joined(made, part)
-
-
-def _is_in(path: str, directory: str) -> bool:
-    return f"{path}/".startswith(f"{directory.rstrip('/')}/")
+    try:
+        for part in path.split("/"):
+            with beneath.directory(base, made) as at, suppress(FileExistsError):
+                os.mkdir(part, 0o755, dir_fd=at)
+            made = beneath.joined(made, part)
+        with beneath.directory(base, made):  # what was there already may be a link
+            pass
+    except OSError as error:
+        raise HostCannot(
+            f"{bind.target}, which the run has from its host, cannot be made on this one: {error.strerror}",
+            hint="mount there what the other host has",
+            agent_state="not running",
+        ) from error

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 from blake3 import blake3
 
 from criu_agent import log
-from criu_agent.box.mounts import HOST, Layout
+from criu_agent.box.layout import HOST, Layout
 from criu_agent.errors import Corrupt, Failure, HostCannot
 from criu_agent.fs import beneath
 from criu_agent.fs.rebuild import rebuild

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from criu_agent.box.mounts import Layout
+from criu_agent.box.layout import Layout
 from criu_agent.errors import Failure
 from criu_agent.fs import beneath, tree
 from criu_agent.fs.excluded import matcher
@@ -293,7 +293,7 @@ def _may_need(path: str) -> bool:
 def _libraries(root: Path, paths: Iterable[str]) -> Iterator[tuple[str, bool]]:
     """The libraries that these files need, and those that they need in turn, with the links to them."""
     waiting, seen = list(paths), set(paths)
-    known = _loader_cache(root)
+    known = _loader_cache(root) if waiting else {}
     while waiting:
         path = waiting.pop()
         for candidate in _needed(root, path, known):

@@ -9,6 +9,7 @@ from typing import Any
 from criu_agent import runs
 from criu_agent.box import cgroup, mounts, outer
 from criu_agent.box.cgroup import Cgroup
+from criu_agent.box.layout import HOST, Layout
 from criu_agent.config import Config
 from criu_agent.errors import HostCannot
 from criu_agent.linux import proc, syscalls
@@ -28,7 +29,7 @@ class Live:
 
     config: Config
     spec: RunSpec
-    layout: mounts.Layout
+    layout: Layout
     cgroup: Cgroup
     root_pid: int
     console: Console
@@ -61,18 +62,18 @@ def make_cgroup(config: Config, run_id: str) -> Cgroup:
 
 def layout(
     config: Config, spec: RunSpec, *, directory: str = BOX, mounted: Mapping[str, str] | None = None
-) -> mounts.Layout:
+) -> Layout:
     """The root of the run's box. directory: its name in the run directory; mounted: the binds of its snapshot."""
     hidden = _hidden(config)
     require_apart(config, spec)
     if mounted is not None:
         _remake_agent_state(spec)
     found = _outer(config, spec, hidden) if mounted is None else outer.again(mounted)
-    made = mounts.Layout(
+    made = Layout(
         directory=runs.directory(config, spec.id) / directory,
         binds=(),
         hidden=() if spec.image else tuple(sorted(hidden)),
-        lower=containers.root(config, spec.image) if spec.image else mounts.HOST,
+        lower=containers.root(config, spec.image) if spec.image else HOST,
         user_namespace=spec.user_namespace,
         outer=tuple(found),
         runtime=runs.runtime(config, spec.id),

@@ -15,6 +15,7 @@ from typing import Any
 
 from criu_agent import log, runs
 from criu_agent.box import mounts
+from criu_agent.box.layout import Layout
 from criu_agent.config import Config
 from criu_agent.criu import images, mount_points, registers, terminals, timers
 from criu_agent.criu import restore as criu
@@ -261,7 +262,7 @@ def _require_space(directory: Path, need: int) -> None:
         )
 
 
-def _mount_root(reader: Reader, contents: Contents, run: runs.Run, layout: mounts.Layout, root: Path) -> None:
+def _mount_root(reader: Reader, contents: Contents, run: runs.Run, layout: Layout, root: Path) -> None:
     """With the snapshot's own files over the host's, if any that the run uses is not the same here."""
     names = [
         name for name in (closure.NAME, environment.NAME) if _differs(reader, contents, run.directory, layout, name)
@@ -273,7 +274,7 @@ def _mount_root(reader: Reader, contents: Contents, run: runs.Run, layout: mount
         mounts.mount_root(layout, root, between=between)
 
 
-def _differs(reader: Reader, contents: Contents, directory: Path, layout: mounts.Layout, name: str) -> bool:
+def _differs(reader: Reader, contents: Contents, directory: Path, layout: Layout, name: str) -> bool:
     found = closure.differing(closure.read(reader, contents, name), directory / name, layout.lower)
     if found:
         more = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
@@ -311,7 +312,7 @@ def _require_registers(directory: Path, cpu_baseline: str) -> None:
 
 def _rebuild_files(
     config: Config, run: runs.Run, mounted: Mapping[str, str], reader: Reader, contents: Contents, rollback: ExitStack
-) -> mounts.Layout:
+) -> Layout:
     """The upper layers of the snapshot, in a directory of their own until the run lives in it."""
     layout = live.layout(config, run.spec, directory=_NEW_BOX, mounted=mounted)
     trees = {name: saved.layer(contents, name) for name in layout.uppers()}
@@ -329,7 +330,7 @@ def _rebuild_files(
     return layout
 
 
-def _adopt_files(new: mounts.Layout) -> mounts.Layout:
+def _adopt_files(new: Layout) -> Layout:
     """Put the layer that the run lives in now into the place of the old one. Its mount follows the rename.
 
     The run is up: whatever goes wrong here, it goes on where it is.

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from criu_agent import log
-from criu_agent.box.mounts import Bind
+from criu_agent.box.layout import Bind
 from criu_agent.fs import table, tree
 from criu_agent.fs.difference import Proven
 from criu_agent.fs.listing import Left, line_of

@@ -21,7 +21,7 @@ overlay() { # overlay DIRECTORY
     mount -t overlay host -o "lowerdir=$base$1,upperdir=$layers/upper,workdir=$layers/work" "$root$1"
 }
 for directory in /etc /home /media /mnt /root /srv /var; do
-    overlay "$directory"
+    [ -L "$base$directory" ] || [ ! -d "$base$directory" ] || overlay "$directory"
 done
 overlay /usr/local
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from criu_agent.box import mounts
+from criu_agent.box.layout import Layout
 from tests.conftest import Agent
 from tests.counting import assert_counts_on, start_counter
 
@@ -62,8 +63,8 @@ def test_a_run_whose_work_directory_holds_the_state_of_this_host_is_refused(agen
     assert_counts_on(agent)
 
 
-def layout(tmp_path: Path, *hidden: str) -> mounts.Layout:
-    made = mounts.Layout(directory=tmp_path, binds=(), hidden=hidden)
+def layout(tmp_path: Path, *hidden: str) -> Layout:
+    made = Layout(directory=tmp_path, binds=(), hidden=hidden)
     made.upper.mkdir()
     return made
 

@@ -2,14 +2,12 @@
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from criu_agent.linux import proc
-from tests.conftest import TOOLS, Agent, Screen, await_true
+from tests.conftest import TOOLS, Agent, Screen, await_true, workdir_for_everybody
 
 USER = 65534
 PERSON = 1000  # may have a name on this host or not
@@ -40,14 +38,8 @@ def steps(agent: Agent) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def for_everybody(agent: Agent) -> Iterator[None]:
-    """A work directory that every user can enter; those of pytest are for root alone."""
-    own = agent.workdir
-    with tempfile.TemporaryDirectory(prefix="criu-agent-test-", dir="/var/tmp") as path:
-        agent.workdir = Path(path)
-        agent.workdir.chmod(0o777)
+    with workdir_for_everybody(agent):
         yield
-        agent.workdir = own
-        agent.clean_up()
 
 
 def test_the_run_of_another_user_goes_on_through_three_generations(agent: Agent) -> None:

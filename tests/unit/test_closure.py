@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from criu_agent.box.mounts import Layout
+from criu_agent.box.layout import Layout
 from criu_agent.errors import Corrupt, HostCannot
 from criu_agent.linux.proc import MappedFile
 from criu_agent.model import Blob, Contents, Table, Tree

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from criu_agent.box.mounts import Bind, Layout, system_binds, through_binds
+from criu_agent.box.layout import Bind, Layout
+from criu_agent.box.mounts import system_binds, through_binds
 from criu_agent.errors import HostCannot
 from criu_agent.linux.proc import Mount
 from criu_agent.ops import plan

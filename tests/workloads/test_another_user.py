@@ -2,7 +2,6 @@
 
 import os
 import socketserver
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from criu_agent.linux import proc
-from tests.conftest import PYTHON, Agent
+from tests.conftest import PYTHON, Agent, workdir_for_everybody
 from tests.workloads import test_file_objects as file_objects
 from tests.workloads import test_files as files
 from tests.workloads import test_kernel_objects as kernel_objects
 from tests.workloads import test_runtimes as runtimes
 from tests.workloads import test_sleep as sleep
-from tests.workloads.ways import NAME, Way, Workload, fill, go_on, start
+from tests.workloads.ways import NAME, Way, Workload, begin, fill, go_on
 
 USER = 1000
 Program = Callable[[Agent, Way], None]
@@ -38,13 +37,8 @@ SLOW: list[Program] = [
 
 @pytest.fixture(autouse=True)
 def for_everybody(agent: Agent) -> Iterator[None]:
-    """A work directory that the user can enter; those of pytest are for root alone."""
-    own = agent.workdir
-    with tempfile.TemporaryDirectory(prefix="criu-agent-test-", dir="/var/tmp") as path:
-        agent.workdir = Path(path)
+    with workdir_for_everybody(agent):
         yield
-        agent.clean_up()
-        agent.workdir = own
 
 
 def owners(agent: Agent) -> dict[str, int]:
@@ -62,7 +56,7 @@ def as_an_ordinary_user(agent: Agent, workload: Workload) -> None:
     own = replace(workload, argv=tuple("/usr/bin/python3" if word == PYTHON else word for word in workload.argv))
     fill(agent, own)
     give(agent)
-    run = start(agent, replace(own, files={}, prepare=lambda _agent: None), "-u", f"{USER}:{USER}")
+    run = begin(agent, own, "-u", f"{USER}:{USER}")
     for only_the_store in (False, True):
         assert run.agent("exec", "program", "id", "-u").out == f"{USER}\n"
         run.suspend_and_restore(only_the_store=only_the_store)
@@ -145,7 +139,7 @@ def test_connections_end_where_they_cannot_be_kept_and_plan_says_so(agent: Agent
     talker = Workload(files={"talker.py": TALKER}, argv=("/usr/bin/python3", "talker.py", str(echo)))
     fill(agent, talker)
     give(agent)
-    run = start(agent, replace(talker, files={}), "-u", f"{USER}:{USER}")
+    run = begin(agent, talker, "-u", f"{USER}:{USER}")
     rows = [row for row in agent("plan", NAME, "--json").json if "->" in row["object"]]
     assert len(rows) == 3
     assert {row["action"] for row in rows} == {"keep" if capable else "reset"}

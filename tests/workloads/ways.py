@@ -153,6 +153,11 @@ class Workload:
 
 def start(agent: Agent, workload: Workload, *options: str) -> Run:
     fill(agent, workload)
+    return begin(agent, workload, *options)
+
+
+def begin(agent: Agent, workload: Workload, *options: str) -> Run:
+    """Start it where its files are."""
     run = Run(agent, *workload.argv, options=options)
     run.await_output(workload.ready, errors=workload.ready_on_errors)
     workload.proof(run)
